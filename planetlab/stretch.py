@@ -32,26 +32,40 @@ class Stretch:
     "What is sent to 0 and to 1, band by band"
     low: tuple[float, ...]  # Number sent to 0
     high: tuple[float, ...] # Number sent to 1
-    levelled: bool = False  # Remove the regional slope first (elevations)
+    levelled: bool = False  # Remove each tile's regional slope first (elevations)
+    relative: bool = False  # Then divide each tile by its own standard deviation (shape, not size)
+
+
+def _prepare(
+    pixels: np.ndarray, # (C, H, W) as stored
+    valid: np.ndarray,  # (H, W) bool, True where `pixels` holds data
+    levelled: bool,     # Remove the regional slope
+    relative: bool,     # Divide by the tile's own spread
+) -> np.ndarray: # (C, H, W) float32; 0 where not `valid`
+    "What comes before low and high"
+    pixels = level(pixels, valid) if levelled else np.where(valid, pixels, 0).astype("float32")
+    if not (relative and valid.any()): return pixels
+    spread = pixels[:, valid].std(1)[:, None, None]
+    return pixels / np.where(spread > 0, spread, 1)
 
 
 def fit_stretch(
     tiles: Iterable[tuple[np.ndarray, np.ndarray]], # Pairs of (C, H, W) pixels and (H, W) valid
     percentiles: tuple[float, float] = (1, 99),     # Sent to 0 and to 1
     levelled: bool = False,                         # Remove each tile's regional slope first
+    relative: bool = False,                         # Then divide each tile by its own spread
 ) -> Stretch:
     "Percentiles over the valid pixels of many tiles"
     low, high = percentiles
     if not 0 <= low < high <= 100: raise BadInput(f"percentiles {percentiles}; use two rising numbers from 0 to 100")
     kept = []
     for pixels, valid in tiles:
-        pixels = level(pixels, valid) if levelled else pixels
-        values = pixels[:, valid]
+        values = _prepare(pixels, valid, levelled, relative)[:, valid]
         kept.append(values[:, :: max(values.shape[1] // 4096, 1)])
     values = np.concatenate(kept, 1).astype(float) if kept else np.empty((1, 0))
     if values.shape[1] == 0: raise EmptyTile("no valid pixel to fit a stretch on; check the nodata value of the input")
     a, b = np.percentile(values, percentiles, axis=1)
-    return Stretch(tuple(a.tolist()), tuple(np.where(b > a, b, a + 1).tolist()), levelled)
+    return Stretch(tuple(a.tolist()), tuple(np.where(b > a, b, a + 1).tolist()), levelled, relative)
 
 # %% ../nbs/12_stretch.ipynb #6eb3bda7
 GAP = 0.5 # What a missing pixel becomes
@@ -65,16 +79,15 @@ def to_unit(
     "Stored numbers as a network or an eye wants them"
     if len(stretch.low) != len(pixels):
         raise BadInput(f"{len(pixels)} bands and a stretch for {len(stretch.low)}; fit the stretch on the same product")
-    pixels = level(pixels, valid) if stretch.levelled else pixels
     low, high = (np.array(v, "float32")[:, None, None] for v in (stretch.low, stretch.high))
-    values = np.where(valid, pixels, 0).astype("float32")
+    values = _prepare(pixels, valid, stretch.levelled, stretch.relative)
     return np.where(valid, ((values - low) / (high - low)).clip(0, 1), np.float32(GAP))
 
 
 def from_unit(
     unit: np.ndarray, # (C, H, W) in [0, 1]
     stretch: Stretch, # As it was stretched
-) -> np.ndarray: # (C, H, W) float32: stored numbers, or metres above the regional slope
-    "Undo `to_unit`, except for what was clipped or levelled away"
+) -> np.ndarray: # (C, H, W) float32: stored numbers, metres above the regional slope, or spreads above it
+    "Undo `to_unit`, except for what was clipped, levelled or divided away"
     low, high = (np.array(v, "float32")[:, None, None] for v in (stretch.low, stretch.high))
     return unit * (high - low) + low

@@ -54,9 +54,9 @@ def read_catalogue(
 # %% ../nbs/15_structures.ipynb #847624f4
 def read_structures(
     folder: str | Path,  # Holds sar.tif and, where known, topo.tif, and one or more catalogues (*.csv)
-    reach: float = 2.0,  # Width of a window, published diameters
-    size: int = 64,      # Side of a window, px
-) -> pd.DataFrame: # id, type, lon, lat, name, max_km, min_km, res_m, footprint
+    reach: float = 1.7,  # Width of a window, published diameters
+    seen: float = 1.0,   # Width of the ground that counts as seen, windows
+) -> pd.DataFrame: # id, type, lon, lat, name, max_km, min_km, width_m, footprint
     "The catalogues of a folder as one table, with the window of each structure"
     folder = Path(folder)
     paths = sorted(folder.glob("*.csv"))
@@ -64,17 +64,19 @@ def read_structures(
     table = pd.concat([read_catalogue(p) for p in paths], ignore_index=True)
     if table.id.duplicated().any():
         raise BadInput(f"id {table.id[table.id.duplicated()].iloc[0]!r} stands in two tables of {folder}; keep one of them")
-    table["res_m"] = reach * 1e3 * table.max_km / size
-    table["footprint"] = [footprint(structure_grid(row, size), VENUS) for row in table.itertuples()]
+    table["width_m"] = reach * 1e3 * table.max_km
+    table["footprint"] = [footprint(grid_around(VENUS, r.lon, r.lat, seen * r.width_m, 64), VENUS) for r in table.itertuples()]
     return table
 
 
 def structure_grid(
-    row,       # A row of `read_structures`
-    size: int, # Side of the square, px; more pixels show more ground around it
-) -> Grid:
-    "The square grid around one structure"
-    return grid_around(VENUS, row.lon, row.lat, row.res_m * size, size)
+    row,             # A row of `read_structures`
+    size: int,       # Side of the window, px
+    margin: int = 0, # Ground around it on every side, px
+) -> Grid: # `size` + 2 `margin` px square
+    "The grid over the window of one structure"
+    wide = size + 2 * margin
+    return grid_around(VENUS, row.lon, row.lat, row.width_m / size * wide, wide)
 
 # %% ../nbs/15_structures.ipynb #76d6fb06
 _LEVELS = {1: "volcano", 2: "volcano", 3: "volcano", 4: "pit"} # Experts' levels of certainty
@@ -128,14 +130,15 @@ def structure_tile(
     row,          # A row of `read_structures` or `read_labels`
     folder: Path, # That it was read from
     product: str, # Mosaic to cut: "sar" or "topo"; images hold only "sar"
-    size: int,    # Side of the tile, px
-) -> Tile:
+    size: int,    # Side of the window, px; on images, of their own pixels
+    margin: int = 0, # Ground around it on every side, px
+) -> Tile: # `size` + 2 `margin` px square
     "Cut what one row describes; raises `EmptyTile` if there is not one valid pixel"
     if hasattr(row, "image"):
         scene = open_scene(Path(folder) / "images" / row.image, nodata=0)
-        tile = read_tile(scene, window_around(row.row, row.col, size))
+        tile = read_tile(scene, window_around(row.row, row.col, size + 2 * margin))
     else:
-        tile = cut(open_scene(Path(folder) / f"{product}.tif"), structure_grid(row, size))
+        tile = cut(open_scene(Path(folder) / f"{product}.tif"), structure_grid(row, size, margin))
     if not tile.valid.any():
         raise EmptyTile(f"{row.id}: no valid pixel of {product} in its window; remove the row, or complete the mosaic")
     return tile
