@@ -8,6 +8,7 @@ __all__ = ['agreement', 'interval', 'judge', 'show_judged']
 # %% ../nbs/42_agreement.ipynb #b9fc34c1
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
@@ -26,64 +27,77 @@ def agreement(
     return {"ari": float(adjusted_rand_score(types, labels)), "nmi": float(normalized_mutual_info_score(types, labels))}
 
 # %% ../nbs/42_agreement.ipynb #015e959a
+def _ari(
+    table: np.ndarray, # (…, T, K) counts of things by type and cluster
+) -> np.ndarray: # (…) adjusted Rand index of each table
+    "Hubert & Arabie 1985, equation 5; 1 where both partitions are trivial"
+    def pairs(n): return n * (n - 1) / 2
+    both, rows, cols = pairs(table).sum((-2, -1)), pairs(table.sum(-1)).sum(-1), pairs(table.sum(-2)).sum(-1)
+    chance = rows * cols / pairs(table.sum((-2, -1)))
+    spread = (rows + cols) / 2 - chance
+    return np.divide(both - chance, spread, out=np.ones_like(spread), where=spread > 0)
+
+
 def interval(
     types: np.ndarray,  # (N,) what things are
     labels: np.ndarray, # (N,) which cluster they were put in
     groups: np.ndarray, # (N,) things of one group are drawn together
-    draws: int = 500,   # Bootstrap samples
+    draws: int = 1000,  # Bootstrap samples
     *,
     rng: np.random.Generator, # Source of every draw
 ) -> tuple[float, float]: # 2.5 and 97.5 percent points of the ARI
     "95 % bootstrap interval of the ARI, by groups"
-    members = [np.flatnonzero(groups == g) for g in np.unique(groups)]
-    scores = []
-    for _ in range(draws):
-        rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
-        scores.append(adjusted_rand_score(types[rows], labels[rows]))
-    low, high = np.percentile(scores, [2.5, 97.5])
+    (t, ti), (c, ci), (g, gi) = (np.unique(v, return_inverse=True) for v in (types, labels, groups))
+    counts = np.zeros((len(g), len(t), len(c)))
+    np.add.at(counts, (gi, ti, ci), 1)
+    times = rng.multinomial(len(g), np.full(len(g), 1 / len(g)), size=draws)
+    low, high = np.percentile(_ari(np.tensordot(times, counts, 1)), [2.5, 97.5])
     return float(low), float(high)
 
 # %% ../nbs/42_agreement.ipynb #5395160f
 def _score(
-    z: np.ndarray,      # (N, D) features
-    types: np.ndarray,  # (N,) what things are
-    train: np.ndarray,  # (N,) bool, True where clusters are fitted
+    known: np.ndarray,  # (M, D) features that clusters are fitted on
+    z: np.ndarray,      # (N, D) features that are scored
+    types: np.ndarray,  # (N,) what they are
     groups: np.ndarray, # (N,) drawn together in the bootstrap
     estimator,          # Of scikit-learn
     rng: np.random.Generator,
 ) -> dict: # One row of the table
-    labels = assign(fit_clusters(z[train], estimator), z[~train])
-    low, high = interval(types[~train], labels, groups[~train], rng=rng)
+    labels = assign(fit_clusters(known, estimator), z)
+    low, high = interval(types, labels, groups, rng=rng)
     found = len(set(labels.tolist()) - {-1})
-    apart = silhouette_score(z[~train], labels) if 1 < len(set(labels.tolist())) < len(labels) else np.nan
-    return {"n": int((~train).sum()), "k": found, **agreement(types[~train], labels), "ari_low": low, "ari_high": high,
+    apart = silhouette_score(z, labels) if 1 < len(set(labels.tolist())) < len(labels) else np.nan
+    return {"n": len(z), "k": found, **agreement(types, labels), "ari_low": low, "ari_high": high,
             "silhouette": float(apart), "noise": float(np.mean(labels == -1))}
 
 
 def judge(
     features: dict[str, np.ndarray], # Name -> (N, D); the first is the one in question
     types: Sequence,                 # (N,) what things are; never seen by the clustering
-    split: Sequence,                 # (N,) "train" where clusters are fitted, anything else where they are scored
+    split: Sequence,                 # (N,) "train" where clusters are fitted; see `on`
     groups: Sequence,                # (N,) ground or image; drawn together in the bootstrap
     estimator,                       # A scikit-learn clusterer, with its own parameters
+    on: str = "val",                 # Split that is scored
     *,
     rng: np.random.Generator,        # Source of the null and of the bootstrap
 ) -> pd.DataFrame: # One row per feature set and one for the null: n, k, ari, nmi, interval, silhouette, noise
     "Score feature sets side by side on ground they were not fitted on"
-    types, groups, train = np.asarray(types), np.asarray(groups), np.asarray(split) == "train"
-    if not 0 < train.sum() < len(train): raise BadInput(f"{train.sum()} of {len(train)} rows are train; some must be, and some must not")
+    types, groups, split = (np.asarray(v) for v in (types, groups, split))
+    train, scored = split == "train", split == on
+    if not (train.any() and scored.any()):
+        raise BadInput(f"{train.sum()} rows are train and {scored.sum()} are {on}; the splits here are {sorted(set(split.tolist()))}")
     first = next(iter(features))
     sets = {**features, f"{first}, permuted": permuted(features[first], rng=rng)}
-    return pd.DataFrame({name: _score(z, types, train, groups, estimator, rng) for name, z in sets.items()}).T.astype({"n": int, "k": int})
+    rows = {name: _score(z[train], z[scored], types[scored], groups[scored], estimator, rng) for name, z in sets.items()}
+    return pd.DataFrame(rows).T.astype({"n": int, "k": int})
 
 # %% ../nbs/42_agreement.ipynb #96845dd4
 def show_judged(
     table: pd.DataFrame, # From `judge`
-    ax=None,             # Where to draw; a new figure if None
+    ax: plt.Axes | None = None, # Where to draw; a new figure if None
     title: str = "",     # Protocol in a few words
-):
+) -> plt.Axes:
     "ARI of each row with its interval; the dotted line is chance"
-    import matplotlib.pyplot as plt
     if ax is None: _, ax = plt.subplots(figsize=(6, 0.5 + 0.4 * len(table)), layout="constrained")
     y = np.arange(len(table))[::-1]
     ari = table.ari.to_numpy()

@@ -43,19 +43,25 @@ MARS = Body("Mars", 3_396_190, 3_376_200, 499)
 BODIES = (VENUS, MOON, MARS)
 
 # %% ../nbs/01_bodies.ipynb #eeb4e80a
+@lru_cache(maxsize=256)
+def _ellipsoid(wkt: str) -> tuple[str, float]:
+    "Name and equatorial radius (m) of the ellipsoid of a CRS"
+    ellipsoid = ProjCRS.from_wkt(wkt).ellipsoid
+    return ellipsoid.name, ellipsoid.semi_major_metre
+
+
 def body_of(
     crs: CRS | None, # As a raster declares it
 ) -> Body: # The world with that radius, to 0.1 %
     "Which body a coordinate system belongs to"
     if not crs:
         raise MissingCRS("the raster declares no CRS; say which body it shows with `body=`")
-    ellipsoid = ProjCRS.from_wkt(crs.to_wkt()).ellipsoid
-    radius = ellipsoid.semi_major_metre
+    ellipsoid, radius = _ellipsoid(crs.to_wkt())
     for body in BODIES:
         if abs(radius / body.equatorial_m - 1) < 1e-3: return body
     known = ", ".join(f"{b.name} {b.equatorial_m / 1e3:.1f}" for b in BODIES)
     hint = "this is the Earth; " if abs(radius / 6_378_137 - 1) < 1e-3 else ""
-    raise BadInput(f"CRS on an ellipsoid of {radius / 1e3:.1f} km ({ellipsoid.name}): {hint}known radii "
+    raise BadInput(f"CRS on an ellipsoid of {radius / 1e3:.1f} km ({ellipsoid}): {hint}known radii "
                    f"(km) are {known}; set the raster's CRS to one of these bodies")
 
 # %% ../nbs/01_bodies.ipynb #5d83b0d8
