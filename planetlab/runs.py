@@ -198,7 +198,7 @@ def _claim(
     if changed: raise ModelMismatch(f"{folder} belongs to a run with other {' and '.join(changed)}; choose another --out, or start over with --fresh")
     return old["status"] == "finished"
 
-
+# %% ../nbs/61_runs.ipynb #062a9c48
 def _execute(
     notebook: Path, # The pipeline
     folder: Path,   # The run folder

@@ -101,7 +101,7 @@ def _background(
         if far and valid[w.toslices()].mean() > 0.9 and len(found) < n: found.append(centre)
     return found
 
-
+# %% ../nbs/15_structures.ipynb #57dccd6c
 def read_labels(
     folder: str | Path, # Holds images/ and labels.csv
     size: int = 64,     # Side of a window, px

@@ -32,7 +32,7 @@ def _down(c_in: int, c_out: int) -> nn.Sequential:
 def _up(c_in: int, c_out: int) -> nn.Sequential:
     return _block(c_in, c_out, nn.Upsample(scale_factor=2), nn.Conv2d(c_in, c_out, 3, 1, 1))
 
-
+# %% ../../nbs/30_models.autoencoder.ipynb #4fd5f74c
 class VAE(nn.Module):
     "A convolutional variational autoencoder for square chips"
     def __init__(self,

@@ -73,7 +73,7 @@ def _direction(
     lon, lat = np.radians(lon), np.radians(lat)
     return np.array([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
 
-
+# %% ../../nbs/08_worlds.venus.ipynb #a46c3c0c
 def _place(
     n: int,                     # Catalogued structures
     half: tuple[float, float],  # Half the span in longitude and latitude, degrees
@@ -149,6 +149,42 @@ def _altimeter(
     return np.rint(seen + rng.normal(0, 50, seen.shape)).astype("int16")
 
 
+def _radar(
+    z: np.ndarray,      # (H, W) elevation, m
+    offset: np.ndarray, # (H, W) roughness, dB
+    grid: Grid,         # Where they lie
+    looks: float,       # Looks averaged
+    look_deg: float,    # 90 or 270
+    *,
+    rng: np.random.Generator, # Source of every draw
+) -> np.ndarray: # (H, W) uint8 grey levels; 0 = no data
+    "The radar mosaic of a ground, highlands brightened, gores left open"
+    lon, _ = to_lonlat(*grid.xy(0, np.arange(grid.width)), grid.crs, VENUS)
+    _, lat = to_lonlat(*grid.xy(np.arange(grid.height), 0), grid.crs, VENUS)
+    offset = offset + 7 * step(-z, -3300, 100)
+    dx = grid.transform.a * np.cos(np.radians(lat))
+    power = side_look(z, offset, dx, grid.transform.a, magellan_incidence(lat), look_deg)
+    power = np.maximum(speckle(power, looks, rng=rng), 1e-4)
+    return np.where(_gores(lon, lat, rng=rng), 0, db_to_dn(10 * np.log10(power))).astype("uint8")
+
+
+def _bombard(
+    z: np.ndarray,      # (H, W) elevation, m; changed in place
+    offset: np.ndarray, # (H, W) dB; changed in place
+    grid: Grid,         # Where they lie
+    n: int,             # Impacts
+    *,
+    rng: np.random.Generator, # Source of every draw
+) -> None:
+    "Impact craters, anywhere and last, because they lie on everything"
+    for _ in range(n):
+        x, y = grid.xy(rng.integers(grid.height), rng.integers(grid.width))
+        (lon,), (lat,) = to_lonlat([x], [y], grid.crs, VENUS)
+        radius = np.exp(rng.normal(np.log(9e3), 0.6))
+        near = polar_around(grid, VENUS, lon, lat, 3.2 * radius)
+        _stamp(z, offset, near, impact(near, radius, rng=rng))
+
+# %% ../../nbs/08_worlds.venus.ipynb #d1b015eb
 def make_venus(
     n: int = 540,         # Catalogued structures; the region grows with them
     res_m: float = 1500,  # Metres per pixel of the radar mosaic
@@ -176,42 +212,6 @@ def make_venus(
     sar_dn = _radar(z, offset, grid, looks, look_deg, rng=rng)
     topo_grid = grid.scaled(grid.height // 3, grid.width // 3)
     return Venus(sar_dn, grid, _altimeter(z, res_m, rng=rng), topo_grid, truth.assign(form=forms))
-
-
-def _bombard(
-    z: np.ndarray,      # (H, W) elevation, m; changed in place
-    offset: np.ndarray, # (H, W) dB; changed in place
-    grid: Grid,         # Where they lie
-    n: int,             # Impacts
-    *,
-    rng: np.random.Generator, # Source of every draw
-) -> None:
-    "Impact craters, anywhere and last, because they lie on everything"
-    for _ in range(n):
-        x, y = grid.xy(rng.integers(grid.height), rng.integers(grid.width))
-        (lon,), (lat,) = to_lonlat([x], [y], grid.crs, VENUS)
-        radius = np.exp(rng.normal(np.log(9e3), 0.6))
-        near = polar_around(grid, VENUS, lon, lat, 3.2 * radius)
-        _stamp(z, offset, near, impact(near, radius, rng=rng))
-
-
-def _radar(
-    z: np.ndarray,      # (H, W) elevation, m
-    offset: np.ndarray, # (H, W) roughness, dB
-    grid: Grid,         # Where they lie
-    looks: float,       # Looks averaged
-    look_deg: float,    # 90 or 270
-    *,
-    rng: np.random.Generator, # Source of every draw
-) -> np.ndarray: # (H, W) uint8 grey levels; 0 = no data
-    "The radar mosaic of a ground, highlands brightened, gores left open"
-    lon, _ = to_lonlat(*grid.xy(0, np.arange(grid.width)), grid.crs, VENUS)
-    _, lat = to_lonlat(*grid.xy(np.arange(grid.height), 0), grid.crs, VENUS)
-    offset = offset + 7 * step(-z, -3300, 100)
-    dx = grid.transform.a * np.cos(np.radians(lat))
-    power = side_look(z, offset, dx, grid.transform.a, magellan_incidence(lat), look_deg)
-    power = np.maximum(speckle(power, looks, rng=rng), 1e-4)
-    return np.where(_gores(lon, lat, rng=rng), 0, db_to_dn(10 * np.log10(power))).astype("uint8")
 
 # %% ../../nbs/08_worlds.venus.ipynb #7cf41658
 def published(
