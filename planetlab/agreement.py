@@ -86,6 +86,9 @@ def judge(
     train, scored = split == "train", split == on
     if not (train.any() and scored.any()):
         raise BadInput(f"{train.sum()} rows are train and {scored.sum()} are {on}; the splits here are {sorted(set(split.tolist()))}")
+    keep = train | scored # other rows, such as a test part, change nothing
+    types, groups, train, scored = (v[keep] for v in (types, groups, train, scored))
+    features = {name: z[keep] for name, z in features.items()}
     first = next(iter(features))
     sets = {**features, f"{first}, permuted": permuted(features[first], rng=rng)}
     rows = {name: _score(z[train], z[scored], types[scored], groups[scored], estimator, rng) for name, z in sets.items()}

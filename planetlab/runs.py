@@ -15,7 +15,6 @@ import os
 import platform
 import shutil
 import tokenize
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -171,7 +170,7 @@ def write_page(
     nb.metadata.pop("widgets", None)
     for cell in (c for c in nb.cells if c.cell_type == "code"): # widgets need a kernel; figures stand beside them
         cell.outputs = [o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
-    body, _ = HTMLExporter(template_name="basic", embed_images=True).from_notebook_node(nb)
+    body, _ = HTMLExporter(template_name="basic", embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(nb)
     with atomic(path) as p:
         p.write_text(f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{notebook.stem}</title>'
                      f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{page_style()}</style></head>'
@@ -242,6 +241,9 @@ def run(
     folder = resolve(out) if out else resolve("runs") / f"{notebook.stem}-{digest(who)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise CannotWrite(f"cannot write to {folder}: {e}; choose another folder with --out") from e
+    try:
         with FileLock(folder / ".lock", timeout=0):
             if _claim(folder, who, fresh): return Run(folder, True)
             record = {"identity": who, "environment": environment(), "started": datetime.now(timezone.utc).isoformat(timespec="seconds")}
@@ -252,7 +254,7 @@ def run(
             write_json(folder / "run.json", {"status": "finished", **record, "seconds": sum(times.values()), "cells": times})
     except Timeout as e:
         raise PlanetlabError(f"another process is running in {folder}; wait for it, or choose another --out") from e
-    except (FileExistsError, NotADirectoryError, PermissionError) as e:
+    except PermissionError as e:
         raise CannotWrite(f"cannot write to {folder}: {e}; choose another folder with --out") from e
     return Run(folder, False)
 

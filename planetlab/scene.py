@@ -19,7 +19,7 @@ from rasterio.windows import Window
 import warnings
 
 from .bodies import Body, body_of
-from .core import BadInput, Corrupt
+from .core import Corrupt
 from .grid import Grid
 from .windows import inside
 

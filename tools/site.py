@@ -88,7 +88,8 @@ def body(
                 o.data["text/markdown"] = re.sub(r"^---\n|\{target=[^}]*\}", "", o.data["text/markdown"])
         cell.setdefault("metadata", {})["tags"] = ["remove_input"] if "show_doc(" in cell.source else []
     hide = Config({"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"remove_input"}}})
-    exporter = HTMLExporter(config=hide, template_name="basic", embed_images=True, anchor_link_text="")
+    exporter = HTMLExporter(config=hide, template_name="basic", embed_images=True, anchor_link_text="",
+                            exclude_input_prompt=True, exclude_output_prompt=True)
     text, _ = exporter.from_notebook_node(nb)
 
     def link(m: re.Match) -> str:

@@ -167,7 +167,7 @@ def _radar(
     power = np.maximum(speckle(power, looks, rng=rng), 1e-4)
     return np.where(_gores(lon, lat, rng=rng), 0, db_to_dn(10 * np.log10(power))).astype("uint8")
 
-
+# %% ../../nbs/08_worlds.venus.ipynb #f207b293
 def _bombard(
     z: np.ndarray,      # (H, W) elevation, m; changed in place
     offset: np.ndarray, # (H, W) dB; changed in place
