@@ -135,7 +135,7 @@ def test_a_test_folder_changes_nothing_else(smoke, tmp_path):
 
 @pytest.mark.parametrize("name, old, new", [
     ("model.safetensors", None, None), ("config.json", "planetlab.models.autoencoder.VAE", "os.system"),
-    ("config.json", '"latent": 4', '"latent": 5'), ("config.json", "{", "["),
+    ("config.json", '"latent": 6', '"latent": 7'), ("config.json", "{", "["),
 ])
 def test_a_tampered_model_is_refused(smoke, tmp_path, name, old, new):
     for p in (smoke / "model_topo").iterdir(): (tmp_path / p.name).write_bytes(p.read_bytes())
