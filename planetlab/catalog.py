@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from shapely import STRtree
+from shapely.affinity import translate
 from shapely.geometry import Polygon
 
 from .bodies import Body
@@ -26,10 +27,10 @@ def _overlaps(
 ) -> np.ndarray: # (2, M) indices of pairs that share ground
     "Pairs of footprints whose insides meet"
     shapes = np.asarray(footprints, object)
-    a, b = STRtree(shapes).query(shapes, predicate="intersects")
-    a, b = a[a < b], b[a < b]
-    shared = np.array([shapes[i].intersection(shapes[j]).area > 0 for i, j in zip(a, b)], bool)
-    return np.stack([a, b])[:, shared] if len(a) else np.empty((2, 0), int)
+    around = np.append(shapes, [translate(s, 360) for s in shapes]) # the same ground, met from the other side of 180 degrees
+    pairs = {tuple(sorted((i, j % len(shapes)))) for i, j in STRtree(around).query(shapes, predicate="intersects").T.tolist()
+             if i != j % len(shapes) and shapes[i].intersection(around[j]).area > 0}
+    return np.array(sorted(pairs), int).reshape(-1, 2).T
 
 
 def ground_groups(
@@ -49,6 +50,7 @@ def split_groups(
 ) -> np.ndarray: # (N,) str, the split of each row
     "Deal whole groups to splits so that each gets its share of rows"
     names, counts = np.unique(np.asarray(groups), return_counts=True)
+    if min(shares.values()) <= 0: raise BadInput(f"shares {shares}; each must be above 0")
     wanted = {s: share / sum(shares.values()) * counts.sum() for s, share in shares.items()}
     if len(names) < len(shares) or counts.max() > max(wanted.values()) * 1.25:
         raise BadInput(f"{len(names)} groups, the largest with {counts.max()} of {counts.sum()} rows, cannot be dealt to "

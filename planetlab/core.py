@@ -86,7 +86,7 @@ def find_input(
 ) -> Path: # It exists
     "Find input data; raises `BadInput` listing every place that was tried"
     here = resolve(path)
-    above = [p / "shared" / "data" / path for p in resolve(".").parents]
+    above = [p / "shared" / "data" / path for p in (resolve("."), *resolve(".").parents)]
     tried = [here, *(p for p in above if p.parent.is_dir())]
     for p in tried:
         if p.exists():

@@ -8,13 +8,15 @@ __all__ = ['write_chips', 'RunView', 'open_run', 'show_latents', 'show_members',
 # %% ../nbs/60_explore.ipynb #ac1ef68f
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import geopandas as gpd
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from pyogrio.errors import DataSourceError
 
-from .core import BadInput, Corrupt, MissingExtra, atomic, need
+from .core import BadInput, Corrupt, MissingExtra, atomic, need, resolve
 from .show import colour_of, show_img, show_points
 
 # %% ../nbs/60_explore.ipynb #b4c64042
@@ -39,13 +41,13 @@ def open_run(
     folder: str | Path, # A run folder
 ) -> RunView:
     "Read what a run left for looking at"
-    folder = Path(folder)
+    folder = resolve(folder)
     try:
         table = pd.read_parquet(folder / "structures.parquet")
         with np.load(folder / "chips.npz", allow_pickle=False) as f: chips = dict(f)
         outlines = folder / "footprints.gpkg"
         return RunView(table, chips, gpd.read_file(outlines) if outlines.exists() else None)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, BadZipFile, DataSourceError) as e:
         raise Corrupt(f"{folder} is no finished run with latents: {e}; run the pipeline again") from e
 
 # %% ../nbs/60_explore.ipynb #1a16113c

@@ -185,14 +185,14 @@ def _claim(
     "Make sure that `folder` belongs to this run and no other"
     record = folder / "run.json"
     if folder.is_file(): raise CannotWrite(f"{folder} is a file; choose another folder")
-    others = [p.name for p in folder.iterdir() if p.name not in (".lock", "run.json")] if folder.is_dir() else []
+    others = [p.name for p in folder.iterdir() if p.name not in (".lock", "run.json") and ".partial" not in p.name] if folder.is_dir() else []
     if others and not record.exists(): raise CannotWrite(f"{folder} holds {others[0]} and is no run folder; choose an empty one with --out")
     if not record.exists(): return False
-    old = read_json(record)
     if fresh:
         for name in others: shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
         record.unlink()
         return False
+    old = read_json(record)
     changed = [k for k in who if old.get("identity", {}).get(k) != who[k]]
     if changed: raise ModelMismatch(f"{folder} belongs to a run with other {' and '.join(changed)}; choose another --out, or start over with --fresh")
     return old["status"] == "finished"
@@ -206,11 +206,14 @@ def _execute(
 ) -> dict[str, float]: # Seconds per cell, by its number
     "Run the notebook; leaves it in the folder, named `.failed` if a cell raised"
     import papermill
+    from nbclient.exceptions import DeadKernelError
     partial = folder / f".{notebook.stem}.partial.ipynb"
     done = folder / f"{notebook.stem}.ipynb"
     try:
         nb = papermill.execute_notebook(notebook, partial, {**values, "out_dir": str(folder)}, progress_bar=progress,
                                         extra_arguments=["--IPKernelApp.log_level=40"])
+    except DeadKernelError as e:
+        raise PlanetlabError(f"the process of {notebook.stem} died, perhaps for lack of memory; the same command goes on from there") from e
     except papermill.PapermillExecutionError as e:
         os.replace(partial, folder / f"{notebook.stem}.failed.ipynb")
         raise PlanetlabError(f"cell {e.exec_count} failed with {e.ename}: {e.evalue}; what was done is kept in {folder}, and the "
@@ -237,6 +240,7 @@ def run(
     "Execute a pipeline into its run folder, resuming an interrupted run; raises `BadInput` before anything starts"
     notebook = find_pipeline(name)
     values = settle(parameters(notebook), read_preset(notebook, preset) if preset else {}, given or {})
+    if "out_dir" in (given or {}): raise BadInput("out_dir is the run folder; set it with --out")
     who = identity(notebook, values)
     folder = resolve(out) if out else resolve("runs") / f"{notebook.stem}-{digest(who)}"
     try:
@@ -248,8 +252,13 @@ def run(
             if _claim(folder, who, fresh): return Run(folder, True)
             record = {"identity": who, "environment": environment(), "started": datetime.now(timezone.utc).isoformat(timespec="seconds")}
             write_json(folder / "run.json", {"status": "started", **record})
-            for stale in folder.glob(".*.partial*"): stale.unlink()
-            times = _execute(notebook, folder, values, progress)
+            for stale in folder.rglob(".*.partial*"): stale.unlink(missing_ok=True)
+            try:
+                times = _execute(notebook, folder, values, progress)
+            except PlanetlabError:
+                write_json(folder / "run.json", {"status": "failed", **record})
+                raise
+            (folder / f"{notebook.stem}.failed.ipynb").unlink(missing_ok=True)
             write_page(folder / f"{notebook.stem}.ipynb", folder / f"{notebook.stem}.html")
             write_json(folder / "run.json", {"status": "finished", **record, "seconds": sum(times.values()), "cells": times})
     except Timeout as e:
@@ -265,9 +274,12 @@ def list_runs(
     "The runs in a folder, newest first"
     rows = []
     for record in resolve(folder).glob("*/run.json"):
-        r = read_json(record)
-        rows.append({"run": record.parent.name, "pipeline": r["identity"]["pipeline"], "status": r["status"], "started": r["started"],
-                     "seconds": r.get("seconds")})
+        try:
+            r = read_json(record)
+            rows.append({"run": record.parent.name, "pipeline": r["identity"]["pipeline"], "status": r["status"], "started": r["started"],
+                         "seconds": r.get("seconds")})
+        except (Corrupt, KeyError):
+            rows.append({"run": record.parent.name, "status": "unreadable"})
     table = pd.DataFrame(rows, columns=["run", "pipeline", "status", "started", "seconds"])
     return table.sort_values("started", ascending=False, ignore_index=True)
 

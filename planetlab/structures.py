@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import rasterio
 
 from .bodies import VENUS
 from .catalog import check_split, ground_groups
 from .core import BadInput, Corrupt, file_digest
 from .grid import Grid, footprint, grid_around
 from .mosaic import cut
-from .scene import Scene, Tile, open_scene, read_tile
+from .scene import Scene, Tile, open_scene, read_tile, reading
 from .windows import random_windows, window_around
 
 # %% ../nbs/15_structures.ipynb #38c7d60c
@@ -61,7 +62,7 @@ def read_structures(
 ) -> pd.DataFrame: # id, type, lon, lat, name, max_km, min_km, width_m, footprint
     "The catalogues of a folder as one table, with the window of each structure"
     folder = Path(folder)
-    paths = sorted(folder.glob("*.csv"))
+    paths = sorted(folder.glob("[!.]*.csv"))
     if not paths: raise BadInput(f"no catalogue (*.csv) in {folder}; put the tables beside sar.tif")
     table = pd.concat([read_catalogue(p) for p in paths], ignore_index=True)
     if table.id.duplicated().any():
@@ -116,7 +117,7 @@ def read_labels(
     if wrong.any(): raise BadInput(f"{folder / 'labels.csv'}, line {wrong.idxmax() + 2}: {marks[wrong].iloc[0].to_dict()}; "
                                    f"class_id is one of {list(_LEVELS)}, x and y are pixels")
     rows = []
-    for path in sorted((folder / "images").glob("*.png")):
+    for path in sorted((folder / "images").glob("[!.]*.png")):
         here = marks[marks.image == path.name]
         rows += [(path.name, r.type, r.y, r.x, r.class_id) for r in here.itertuples()]
         centres = _background(open_scene(path, nodata=0), here[["y", "x"]].to_numpy(), (here.type == "volcano").sum(), size, rng=rng)
@@ -163,9 +164,18 @@ def metadata(
     table: pd.DataFrame, # From `read_catalog`
 ) -> pd.DataFrame: # One row per structure, numbers only
     "What is known about each structure without looking at it"
-    return table[[c for c in ("lon", "lat", "max_km", "width_m", "row", "col") if c in table]].astype(float)
+    return table[[c for c in ("lon", "lat", "max_km", "row", "col") if c in table]].astype(float)
 
 # %% ../nbs/15_structures.ipynb #852e79a2
+def _world(
+    folder: str, # Of mosaics
+) -> str: # Empty for real ground, of which there is only one
+    "Tell procedural worlds, which lie at the same place and share nothing, from one another"
+    path = Path(folder) / f"{products(folder)[0]}.tif"
+    with reading(path), rasterio.open(path) as src: made = "procedural" in str(src.tags())
+    return file_digest(path) if made else ""
+
+
 def check_unseen(
     known: pd.DataFrame, # From `read_catalog`: what is learned from
     test: pd.DataFrame,  # From `read_catalog`: what is tested on
@@ -175,9 +185,11 @@ def check_unseen(
         seen, fresh = ({file_digest(Path(f) / "images" / i): i for f, i in set(zip(t.folder, t.image))} for t in (known, test))
         both = [fresh[d] for d in fresh if d in seen]
         if both: raise BadInput(f"{len(both)} test images are among those learned from, e.g. {both[0]}; take them out of one folder")
-    elif "footprint" in known and "footprint" in test:
-        a, b = (file_digest(next(Path(t.folder.iloc[0]).glob("*.tif"))) for t in (known, test))
-        if a == b:
+    elif ("image" in known) != ("image" in test):
+        raise BadInput("one folder holds mosaics and the other images; give a test folder of the same form")
+    else:
+        worlds = {_world(t.folder.iloc[0]) for t in (known, test)}
+        if len(worlds) == 1 or "" in worlds:
             split = ["known"] * len(known) + ["test"] * len(test)
             both = pd.concat([known, test], ignore_index=True)
             check_split(both.assign(id=range(len(both)), group=range(len(both)), split=split))

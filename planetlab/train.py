@@ -6,7 +6,9 @@
 __all__ = ['Recipe', 'fit', 'save_model', 'load_model']
 
 # %% ../nbs/21_train.ipynb #8b3b2994
+import hashlib
 import importlib
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,30 +56,43 @@ def _epoch(
     return {k: v / n for k, v in total.items()}
 
 # %% ../nbs/21_train.ipynb #5f499d86
+def _origin(
+    model: nn.Module, # As it starts
+    train: Iterable,  # Batches to learn from
+    recipe: Recipe,   # How long and how fast
+) -> str: # SHA-256 of first weights, first batch and recipe
+    "What a training starts from; two trainings with the same origin are the same"
+    start, sha = train.generator.get_state(), hashlib.sha256(repr(recipe).encode())
+    for t in (*model.state_dict().values(), *next(iter(train))): sha.update(t.detach().cpu().contiguous().numpy().tobytes())
+    train.generator.set_state(start)
+    return sha.hexdigest()
+
+
 def _save_state(
     path: Path,        # File to write
     parts: dict,       # Model, optimiser and schedule by name
+    origin: str,       # From `_origin`
     generator: torch.Generator, # Of the training batches
     rows: list[dict],  # Yielded so far
 ) -> None:
     state = {name: part.state_dict() for name, part in parts.items()}
     with atomic(path) as p:
-        torch.save({**state, "order": generator.get_state(), "noise": torch.get_rng_state(), "rows": rows}, p)
+        torch.save({**state, "order": generator.get_state(), "noise": torch.get_rng_state(), "rows": rows, "origin": origin}, p)
 
 
 def _load_state(
     path: Path,        # File of `_save_state`
     parts: dict,       # Model, optimiser and schedule by name; changed in place
+    origin: str,       # From `_origin`
     generator: torch.Generator, # Of the training batches; changed in place
 ) -> list[dict]: # Rows yielded so far
     try:
         state = torch.load(path, weights_only=True)
-    except Exception as e:
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as e:
         raise Corrupt(f"cannot read the training state {path}: {e}; delete it to start over") from e
-    try:
-        for name, part in parts.items(): part.load_state_dict(state[name])
-    except (RuntimeError, ValueError, KeyError) as e:
-        raise ModelMismatch(f"{path} was saved by another model or recipe: {e}; delete it to start over") from e
+    if state.get("origin") != origin:
+        raise ModelMismatch(f"{path} was saved by a training with other data, first weights or recipe; delete it to start over")
+    for name, part in parts.items(): part.load_state_dict(state[name])
     generator.set_state(state["order"])
     torch.set_rng_state(state["noise"])
     return state["rows"]
@@ -104,12 +119,13 @@ def fit(
         opt.zero_grad()
         schedule.step()
 
-    rows = _load_state(Path(state), parts, train.generator) if state and Path(state).exists() else []
+    origin = _origin(model, train, recipe) if state else ""
+    rows = _load_state(Path(state), parts, origin, train.generator) if state and Path(state).exists() else []
     yield from list(rows)
     for epoch in range(len(rows), recipe.epochs):
         learned, judged = _epoch(model, loss_fn, train, recipe, step), _epoch(model, loss_fn, val, recipe)
         rows.append({"epoch": epoch, **{f"train_{k}": v for k, v in learned.items()}, **{f"val_{k}": v for k, v in judged.items()}})
-        if state: _save_state(Path(state), parts, train.generator, rows)
+        if state: _save_state(Path(state), parts, origin, train.generator, rows)
         yield rows[-1]
     model.eval()
 

@@ -10,9 +10,9 @@ from rasterio.windows import Window
 
 from planetlab.agreement import judge
 from planetlab.bodies import MARS, MOON, VENUS, from_lonlat, to_centric, to_graphic, to_lonlat, wrap_lon
-from planetlab.catalog import check_split, split_groups
+from planetlab.catalog import check_split, ground_groups, split_groups
 from planetlab.core import PlanetlabError
-from planetlab.grid import grid_around
+from planetlab.grid import footprint, grid_around
 from planetlab.runs import Parameter, settle
 from planetlab.scene import is_valid
 from planetlab.windows import inside, random_windows, tile_windows
@@ -120,3 +120,10 @@ def test_judgement_finds_what_is_there_and_nothing_else():
 def test_crs_of_real_bodies():
     assert CRS.from_authority("IAU_2015", 29900).to_dict() is not None
     assert VENUS.equatorial_m == 6051800 and MOON.equatorial_m == 1737400 and (MARS.equatorial_m, MARS.polar_m) == (3396190, 3376200)
+
+
+@given(st.floats(-179.9, 179.9), st.floats(0.1, 5), st.floats(-60, 60))
+def test_ground_is_one_across_180_degrees(lon, off, lat):
+    outlines = [footprint(grid_around(VENUS, float(x), lat, 12e5, 16), VENUS) for x in (lon, wrap_lon(lon + off), wrap_lon(lon + 90))]
+    groups = ground_groups(outlines)
+    assert groups[0] == groups[1] != groups[2]

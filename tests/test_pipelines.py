@@ -64,6 +64,7 @@ def test_runs_are_listed_and_compared(smoke):
     (["-p", "latent=many"], ["latent is 'many'", "type int"]),
     (["-p", "latent"], ["sets nothing", "name=value"]),
     (["-f", "venus_jartol"], ["no preset 'venus_jartol'", "did you mean 'venus_jartool'"]),
+    (["-p", "out_dir=here"], ["--out"]),
     (["-p", "data_dir=nowhere"], ["no such file or folder", "nowhere"]),
     (["-p", "test_dir=nowhere"], ["no such file or folder", "nowhere"]),
 ])

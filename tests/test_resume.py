@@ -29,7 +29,7 @@ def same_results(a, b):
 
 
 def killed(out, moment):
-    "Start the smoke run and kill it, with all its children, when `moment()` is true; False if it ended before"
+    "Start the smoke run and kill it when `moment()` is true; its kernel ends by itself. False if the run ended before"
     process = subprocess.Popen([PLANETLAB, "run", "venus", "-f", "venus_smoke", "--out", out],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     while process.poll() is None:
