@@ -228,7 +228,7 @@ class Run(NamedTuple):
     folder: Path   # Where everything is
     finished_before: bool # True if there was nothing left to do
 
-
+# %% ../nbs/61_runs.ipynb #39757771
 def run(
     name: str,                  # A pipeline of planetlab, or a path to a notebook
     given: dict | None = None,  # Parameters, by name
