@@ -6,6 +6,7 @@
 __all__ = ['write_chips', 'RunView', 'open_run', 'show_latents', 'show_members', 'show_structure', 'picker']
 
 # %% ../nbs/60_explore.ipynb #ac1ef68f
+import io
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
@@ -115,13 +116,14 @@ def picker(
     colours = {c: colour_of(int(c)) for c in points.cluster.unique()}
     plot = scatter.Scatter(data=points, x="map_x", y="map_y", color_by="cluster", color_map=colours, size=6, height=420, legend=True, tooltip=True,
                            tooltip_properties=["id", "type", "cluster"])
-    side = widgets.Output(layout={"width": "60%"})
+    side = widgets.Image(format="png", layout={"width": "60%", "object_fit": "contain"}) # an Output widget can hang papermill (nbclient 312)
 
     def look(change):
-        with side:
-            side.clear_output(wait=True)
-            if len(change["new"]): plt.show(show_structure(view, int(change["new"][-1])))
-            plt.close("all")
+        if not len(change["new"]): return
+        fig, drawn = show_structure(view, int(change["new"][-1])), io.BytesIO()
+        fig.savefig(drawn, dpi=100)
+        plt.close(fig)
+        side.value = drawn.getvalue()
     plot.widget.observe(look, names="selection")
     plot.selection([0])
     return widgets.HBox([widgets.Box([plot.widget], layout={"width": "40%"}), side])
