@@ -18,8 +18,8 @@ import shapely
 from pyproj import CRS as ProjCRS
 from pyproj import Geod, Proj
 from pyproj.database import query_crs_info
+from pyproj.exceptions import CRSError
 from rasterio.crs import CRS
-from rasterio.errors import CRSError
 from shapely.geometry import Polygon
 
 from .core import BadInput, MissingCRS
@@ -48,6 +48,7 @@ class Body:
     def iau_crs(self, code: int) -> CRS:
         "The body's IAU_2015 system: 0 sphere, 1 planetographic, 2 planetocentric; 10, 11, 12 equirectangular, and so on"
         try:
+            ProjCRS.from_authority("IAU_2015", self.naif * 100 + code) # says no without printing on stderr
             return CRS.from_authority("IAU_2015", self.naif * 100 + code)
         except CRSError as e:
             raise BadInput(f"IAU_2015 has no system {self.naif * 100 + code} for {self.name}; spheres and triaxial bodies "
