@@ -130,6 +130,7 @@ def _sized(
 def _datum(wkt: str) -> Datum:
     "The shape of the world behind a CRS"
     crs = ProjCRS.from_wkt(wkt)
+    if crs.geodetic_crs is None: raise MissingCRS(f"{crs.name!r} is a plane without a world; say which body it shows with `body=`")
     base, ellipsoid = crs.geodetic_crs, crs.ellipsoid
     a, b = ellipsoid.semi_major_metre, ellipsoid.semi_minor_metre
     text = " ".join((crs.name, base.name, base.datum.name, ellipsoid.name))
