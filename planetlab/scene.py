@@ -10,7 +10,7 @@ __all__ = ['Scene', 'reading', 'open_scene', 'Tile', 'is_valid', 'read_tile', 's
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -51,6 +51,16 @@ def _name(path: str | Path) -> str:
     path = str(path)
     if path.startswith(("http://", "https://", "ftp://")): return f"/vsicurl/{path}"
     return re.sub("^(s3|gs|az)://", lambda m: f"/vsi{m[1]}/", path)
+
+
+def _labelled(path: str | Path) -> str | Path:
+    "The detached label of a file of bare numbers, if one lies beside it; otherwise the file itself"
+    path = Path(path) if not str(path).startswith("/vsi") and "://" not in str(path) else path
+    if not isinstance(path, Path) or path.suffix.lower() not in (".img", ".dat", ".qub", ".raw"): return path
+    with suppress(OSError), open(path, "rb") as f:
+        if f.read(400).lstrip().startswith((b"PDS_VERSION", b"CCSD", b"ODL_VERSION", b"LBLSIZE", b"EHFA")): return path
+    beside = (path.with_suffix(s) for s in (".lbl", ".LBL", ".xml", ".XML"))
+    return next((p for p in beside if p.exists()), path)
 
 
 @contextmanager
@@ -95,6 +105,7 @@ def open_scene(
     physical: Physical | None = None, # What a stored number is worth, if the file does not say
 ) -> Scene:
     "Say what a raster holds; raises `Corrupt` if it cannot be opened"
+    path = _labelled(path)
     with reading(path), rasterio.open(_name(path)) as src:
         if src.count == 0: raise Corrupt(f"{path} holds no bands; it may be a container: open one of {src.subdatasets}")
         header, bands = read_header(src), _bands(src)
