@@ -76,16 +76,33 @@ def grid_around(
     return Grid(size, size, corner @ Affine.scale(step, -step), local_crs(body, lon, lat))
 
 # %% ../nbs/04_grid.ipynb #73043dac
+def _over_pole(
+    ring: np.ndarray, # (N, 2) longitude, unwrapped, and latitude of an outline that runs once around the world, degrees
+    pole: int,        # 90 or -90
+) -> Polygon: # Longitudes from -180 to 180
+    "The cap that a ring around a pole encloses"
+    if ring[-1, 0] < ring[0, 0]: ring = ring[::-1]
+    lon = np.concatenate([ring[:, 0] + turn for turn in (-720, -360, 0, 360, 720)])
+    lat = np.tile(ring[:, 1], 5)
+    order = np.argsort(lon, kind="stable")
+    edges = np.interp([-180, 180], lon[order], lat[order])
+    here = (lon > -180) & (lon < 180)
+    return Polygon([(-180, pole), (-180, edges[0]), *zip(lon[here], lat[here]), (180, edges[1]), (180, pole)])
+
+
 def footprint(
     grid: Grid,      # With a CRS
     body: Body,      # The world it lies on
-    points: int = 8, # Points per edge
-) -> Polygon: # Longitude and latitude, degrees; longitudes run on past 180 rather than jump
+    points: int = 8, # Points per edge; a grid over a pole gets eight times as many
+) -> Polygon: # Longitude and latitude, degrees; longitudes run on past 180 rather than jump; over a pole, the cap
     "The outline of a grid on its body"
     if grid.crs is None:
         raise MissingCRS("the grid has no CRS, so it has no footprint; georeference the raster first")
     t = np.linspace(0, 1, points, endpoint=False)
-    cols = np.concatenate([t, 0 * t + 1, 1 - t, 0 * t]) * grid.width
-    rows = np.concatenate([0 * t, t, 0 * t + 1, 1 - t]) * grid.height
+    cols = np.concatenate([t, 0 * t + 1, 1 - t, 0 * t, [0]]) * grid.width
+    rows = np.concatenate([0 * t, t, 0 * t + 1, 1 - t, [0]]) * grid.height
     lon, lat = to_lonlat(*(grid.transform @ (cols, rows)), grid.crs, body)
-    return Polygon(np.c_[np.unwrap(lon, period=360), lat])
+    lon = np.unwrap(lon, period=360)
+    if abs(lon[-1] - lon[0]) < 180: return Polygon(np.c_[lon, lat])
+    if points < 64: return footprint(grid, body, 8 * points)
+    return _over_pole(np.c_[lon, lat], 90 if lat.mean() > 0 else -90)
