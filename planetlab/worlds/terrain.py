@@ -144,6 +144,8 @@ class Layers(NamedTuple):
     relief_m: np.ndarray  # (h, w) m added to the elevation
     offset_db: np.ndarray # (h, w) dB added to the radar backscatter
     form: str             # Variety, for the truth table
+    height_m: float = np.nan  # Drawn height of its highest part above the ground, m; below it if negative
+    annulus_m: float = np.nan # Drawn width of its ring at half height, m; NaN without one
 
 
 def impact(
