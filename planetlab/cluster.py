@@ -58,6 +58,8 @@ def _check(
     options = estimator.get_params()
     k = options.get("n_clusters") or options.get("n_components") or 1
     if k > len(z): raise BadInput(f"{len(z)} descriptions for {k} clusters; ask for fewer clusters or give more rows")
+    near = max(options["min_cluster_size"], options["min_samples"] or 0) if isinstance(estimator, HDBSCAN) else 0
+    if near > len(z): raise BadInput(f"{len(z)} descriptions, and {estimator} needs {near}; lower its numbers or give more rows")
 
 # %% ../nbs/41_cluster.ipynb #679bc876
 def _speakers(
