@@ -54,13 +54,14 @@ def _choose(
     value: np.ndarray, # (K,) of the data
     nulls: np.ndarray, # (R, K) of the copies
 ) -> tuple[int | None, float]: # Place of the best k, None if nothing stands out; p
-    "The curve that stands out most anywhere, all curves measured by their common spread"
+    "The best of what stands out, the finest of equals; curves are compared in units of their common spread"
     curves = np.vstack([value, nulls])
     spread = curves.std(0)
     out = ((curves - curves.mean(0)) / np.where(spread > 0, spread, 1)).max(1)
     p = float(np.mean(out >= out[0] - 1e-12))
-    gap = np.where((value > nulls.max(0)) & (value > 0), value - nulls.mean(0), -np.inf)
-    return (int(gap.argmax()) if p <= 0.05 and np.isfinite(gap).any() else None), p
+    above = np.where((value > nulls.max(0)) & (value > 0), value, -np.inf)
+    best = np.flatnonzero(above >= above.max() - 1e-9)[-1]
+    return (int(best) if p <= 0.05 and np.isfinite(above[best]) else None), p
 
 
 def choose_k(
@@ -73,7 +74,7 @@ def choose_k(
     *,
     rng: np.random.Generator, # Source of the copies
 ) -> Choice:
-    "The number of clusters whose `measure` exceeds that of structureless copies most; 1 if no more than theirs"
+    "The best number of clusters by `measure`, if it stands out from structureless copies; 1 if not"
     ks = sorted(set(ks))
     if nulls < 19 or not ks or ks[0] < 2 or ks[-1] >= len(z):
         raise BadInput(f"k = {ks} and {nulls} copies for {len(z)} rows; give k from 2 up, fewer than the rows, and at least 19 copies")
@@ -82,8 +83,8 @@ def choose_k(
     best, p = _choose(curves[0], curves[1:])
     curve = pd.DataFrame({"value": curves[0], "null": curves[1:].mean(0), "null_high": curves[1:].max(0)}, index=pd.Index(ks, name="k"))
     name = getattr(measure, "__name__", None) or getattr(measure, "func", measure).__name__
-    rule = (f"largest gap of {name} over the mean of {nulls} {null.__name__} copies, k = {ks[0]} to {ks[-1]}; "
-            "1 unless the curve stands out from the copies more than any of them (p <= 0.05)")
+    rule = (f"highest {name} above all of {nulls} {null.__name__} copies, k = {ks[0]} to {ks[-1]}; "
+            "1 unless the curve stands out more than that of any copy (p <= 0.05)")
     return Choice(1 if best is None else ks[best], p, curve, rule)
 
 
