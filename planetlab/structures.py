@@ -200,16 +200,13 @@ def read_crops(
     return pd.concat([p.assign(group=g) for p, g in zip(parts, first)], ignore_index=True)
 
 # %% ../nbs/15_structures.ipynb #2151f693
-def _span(
-    values: np.ndarray, # (n, …)
-    edges: np.ndarray,  # (B + 1,) rising positions along the first axis, px; they may lie outside
-) -> np.ndarray: # (B, …) integral between neighbouring edges; 0 outside
-    "Sums over spans that need not begin at whole pixels"
-    total = np.concatenate([np.zeros_like(values[:1]), values.cumsum(0)])
-    edges = edges.clip(0, len(values))
-    i = np.minimum(edges.astype(int), len(values) - 1)
-    part = (edges - i).reshape(-1, *[1] * (values.ndim - 1))
-    return np.diff(total[i] * (1 - part) + total[i + 1] * part, axis=0)
+def _shares(
+    edges: np.ndarray, # (B + 1,) rising positions, px; they may lie outside
+    n: int,            # Pixels in a row
+) -> np.ndarray: # (B, n) float32: how much of each pixel lies between neighbouring edges
+    "Weights that add up spans which need not begin at whole pixels"
+    pixel = np.arange(n)
+    return (np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)).clip(0).astype("float32")
 
 
 def crop_tile(
@@ -223,9 +220,10 @@ def crop_tile(
     steps = np.arange(-margin, size + margin + 1) * 512 / size
     rows, cols = window.row_off + steps, window.col_off + steps
     here = tuple(slice(max(int(e[0]), 0), int(np.ceil(e[-1]))) for e in (rows, cols))
-    def total(v): return _span(_span(v.astype(float), rows - here[0].start).T, cols - here[1].start).T
-    known = total(crop.valid[here])
-    mean = total(np.where(crop.valid[here], crop.pixels[0][here], 0)) / np.maximum(known, 1e-9)
+    seen = crop.valid[here]
+    down, across = (_shares(e - h.start, n) for e, h, n in zip((rows, cols), here, seen.shape))
+    known = down @ seen.astype("float32") @ across.T
+    mean = down @ np.where(seen, crop.pixels[0][here], 0).astype("float32") @ across.T / np.maximum(known, 1e-6)
     valid = known > 0.5 * (512 / size) ** 2
     grid = crop.grid.window(window).scaled(size, size).window(Window(-margin, -margin, size + 2 * margin, size + 2 * margin))
     return Tile(np.where(valid, mean, 0)[None].astype("float32"), valid, grid, crop.body)

@@ -60,7 +60,7 @@ def parse_name(
         raise BadInput(f"{text!r}: latitude {lat}, longitude {lon} degrees, width {width}, diameter {widest} km; latitude is "
                        "-90 to 90, longitude -360 to 360, lengths are positive")
     name = part["name"]
-    underscored = "_" in name and " " not in name and not re.fullmatch("no_name#[0-9]+", name)
+    underscored = "_" in name and " " not in name and not re.fullmatch("no_name(#[0-9]+)?", name)
     return StructureName(part["prefix"], int(part["number"]), name.replace("_", " ") if underscored else name, widest, lat, lon, width,
                          Decimal(part["min_km"]) if part["min_km"] else None, "topo" if part["product"] else "sar",
                          int(part["tile"]) if part["tile"] else None, underscored)

@@ -11,10 +11,10 @@ from planetlab.bodies import VENUS
 from planetlab.chips import make_chips
 from planetlab.core import BadInput, CannotWrite, Corrupt, EmptyTile, PlanetlabError, atomic, write_json
 from planetlab.grid import grid_around
+from planetlab.inputs import products, read_catalog
 from planetlab.mosaic import cut
 from planetlab.scene import open_scene, read_tile
 from planetlab.stretch import fit_stretch
-from planetlab.structures import products, read_catalog
 from planetlab.windows import random_windows
 from planetlab.worlds.venus import make_venus, write_venus
 
