@@ -220,26 +220,27 @@ def test_bad_descriptions_are_refused():
 MEANS, MIXTURE = (lambda k: KMeans(k, n_init=2, random_state=0)), (lambda k: GaussianMixture(k, covariance_type="diag", reg_covar=0.05, random_state=0))
 
 
-@pytest.mark.parametrize("k, make, measure, null, ks", [*[(k, MEANS, silhouette_of, permuted, range(2, 7)) for k in (2, 3, 5)],
-                                                        *[(k, MIXTURE, bic_gain, permuted, range(2, 7)) for k in (2, 3, 5)],
-                                                        (3, MEANS, partial(stability, draws=6), gaussian, (2, 3, 4))])
-def test_the_number_of_blobs(k, make, measure, null, ks):
+@pytest.mark.parametrize("k, make, measure, ks, nulls", [*[(k, MEANS, silhouette_of, range(2, 7), (permuted, gaussian)) for k in (2, 3, 5)],
+                                                         *[(k, MIXTURE, bic_gain, (2, 3, 4), (permuted, gaussian)) for k in (2, 3)],
+                                                         (3, MEANS, partial(stability, draws=6), (2, 3, 4), (gaussian,))])
+def test_the_number_of_blobs(k, make, measure, ks, nulls):
     z, _ = make_blobs(40 * k, centers=rng(4).normal(size=(5, 4))[:k] * 6, random_state=k)
-    choice = choose_k(z, make, measure, ks, null=null, rng=rng())
+    choice = choose_k(z, make, measure, ks, nulls, rng=rng())
     assert choice.k == k and choice.p <= 0.05 and list(choice.curve.index) == list(ks)
 
 
 @pytest.mark.parametrize("make, measure", [(MEANS, silhouette_of), (MIXTURE, bic_gain)], ids=["silhouette", "bic"])
 def test_no_structure_is_said_to_be_none(make, measure):
-    clouds = [rng(s).normal(size=(80, 3)) for s in range(3)] + [rng(s).random((80, 3)) for s in range(3)] + [rng(s).exponential(size=(80, 3)) for s in range(2)]
+    long = np.array([[1, 0.9, 0], [0, 0.3, 0.2], [0, 0, 1]])
+    clouds = [*(rng(s).normal(size=(80, 3)) @ m for s in range(2) for m in (np.eye(3), long)), rng(5).random((80, 3)), rng(6).exponential(size=(80, 3))]
     answers = [choose_k(z, make, measure, (2, 4), rng=rng()).k for z in clouds]
-    assert answers.count(1) >= 7, answers
+    assert answers.count(1) >= 5, answers
 
 
 def test_the_null_is_a_choice():
     z = np.c_[rng().normal(size=100) + np.repeat([0, 8], 50), rng(1).normal(size=100)]
     assert choose_k(z, MEANS, silhouette_of, (2, 3), rng=rng()).k == 1          # nothing lies between the columns
-    assert choose_k(z, MEANS, silhouette_of, (2, 3), null=gaussian, rng=rng()).k == 2
+    assert choose_k(z, MEANS, silhouette_of, (2, 3), (gaussian,), rng=rng()).k == 2
 
 
 def test_probes_find_a_leak_and_nothing_in_noise():
