@@ -11,7 +11,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -122,14 +122,25 @@ def _make(fn: Callable, item, path: Path) -> str: # Its hash
     return file_digest(path)
 
 
+def _at_once(fn: Callable, *args) -> Future:
+    "What an executor does, in the thread that asks: an interrupt reaches the block, and a debugger too"
+    future = Future()
+    try:
+        future.set_result(fn(*args))
+    except Exception as e: # whatever it is, it is the block's and told by `iter_blocks`
+        future.set_exception(e)
+    return future
+
+
 @contextmanager
 def _submitter(
     workers: int, # Threads
     client,       # `distributed.Client`, or None
 ) -> Iterator[tuple[Callable, int]]: # Like `Executor.submit`; blocks under way at a time
-    if client is None:
+    if client is None and workers == 1: yield _at_once, 1
+    if client is None and workers > 1:
         with ThreadPoolExecutor(workers) as pool: yield pool.submit, workers
-        return
+    if client is None: return
     if not isinstance(client, need("distributed", "scale").Client):
         raise BadInput(f"client is a {type(client).__name__}; pass a distributed.Client, or use workers=")
     yield partial(client.submit, pure=False), max(1, 2 * sum(client.nthreads().values()))
