@@ -18,7 +18,7 @@ from .core import BadInput, file_digest
 from .radar import magellan_incidence
 from .scene import reading
 from .structures import crop_path, crop_tile, read_crop, read_crops, read_labels, read_structures, structure_tile
-from .surveys import parse_name, read_survey
+from .surveys import parse_name
 
 # %% ../nbs/19_inputs.ipynb #f8d5e903
 def products(
@@ -57,7 +57,7 @@ def read_catalog(
         table["shares_ground"] = table.groupby("group").structure.transform("nunique") > 1
     return table.assign(folder=str(folder))
 
-
+# %% ../nbs/19_inputs.ipynb #1444dda0
 def metadata(
     table: pd.DataFrame, # From `read_catalog`
 ) -> pd.DataFrame: # One row per structure, numbers only

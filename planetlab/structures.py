@@ -161,7 +161,7 @@ def _crop_names(
     if cut_up: raise BadInput(f"{folder} holds tiles, e.g. {format_name(cut_up[0])!r}; give the whole windows they were cut from")
     return {n.id: n for n in names}
 
-
+# %% ../nbs/15_structures.ipynb #81e5c5ca
 def _tile_outlines(
     grid: Grid,            # Of a published window
     windows: list[Window], # Of its tiles

@@ -181,11 +181,11 @@ def _radiometer(
     *,
     rng: np.random.Generator, # Source of every draw
 ) -> np.ndarray: # (H // 3, W // 3) float32
-    "Emissivity as a footprint 40 km wide (FWHM) samples it every third pixel, with noise of 0.01"
+    "Emissivity as a footprint 40 km wide (FWHM) samples it every third pixel, with noise of 0.005"
     h, w = (n // 3 * 3 for n in z.shape)
-    emits = 0.85 - 0.006 * offset - 0.48 * step(-z, -3300, 100)
+    emits = 0.85 - 0.01 * offset - 0.48 * step(-z, -3300, 100)
     seen = ndimage.gaussian_filter(emits, 40e3 / 2.355 / res_m)[1:h:3, 1:w:3]
-    return (seen + rng.normal(0, 0.01, seen.shape)).clip(0.1, 1).astype("float32")
+    return (seen + rng.normal(0, 0.005, seen.shape)).clip(0.1, 1).astype("float32")
 
 # %% ../../nbs/08_worlds.venus.ipynb #f207b293
 def _bombard(
