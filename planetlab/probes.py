@@ -69,7 +69,7 @@ def show_probes(
 ) -> plt.Axes:
     "Scores by nuisance; the grey bar goes to the highest shuffled score"
     names = list(next(iter(tables.values())).index)
-    if ax is None: _, ax = plt.subplots(figsize=(6, 0.8 + 0.5 * len(names)), layout="constrained")
+    if ax is None: _, ax = plt.subplots(figsize=(7.5, 0.8 + 0.5 * len(names)), layout="constrained")
     for i, (name, table) in enumerate(tables.items()):
         y = np.arange(len(names))[::-1] + 0.25 - 0.5 * (i + 0.5) / len(tables)
         ax.barh(y, table.null_high.clip(lower=0), 0.4 / len(tables), color="0.85")
@@ -77,7 +77,7 @@ def show_probes(
     labels = [f"{n} ({w})" for n, w in zip(names, next(iter(tables.values())).what)]
     ax.set(yticks=np.arange(len(names))[::-1], yticklabels=labels, xlim=(-0.15, 1.02), xlabel="score on ground left out", title=title)
     ax.axvline(0, ls=":", c="0.5")
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 # %% ../nbs/44_probes.ipynb #29019108
