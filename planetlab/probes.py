@@ -61,7 +61,7 @@ def probe(
                       "p": float((1 + np.sum(np.array(null) >= found)) / (1 + nulls))}
     return pd.DataFrame.from_dict(rows, orient="index")
 
-
+# %% ../nbs/44_probes.ipynb #df0c83b4
 def show_probes(
     tables: dict[str, pd.DataFrame], # Name of a description -> from `probe`
     ax: plt.Axes | None = None, # Where to draw; a new figure if None
@@ -101,7 +101,7 @@ def _draws(
     g, where = np.unique(groups, return_inverse=True)
     return np.vstack([np.ones(len(where)), rng.multinomial(len(g), np.full(len(g), 1 / len(g)), size=draws)[:, where]])
 
-
+# %% ../nbs/44_probes.ipynb #c437d4be
 def retrieval(
     z: np.ndarray,     # (N, D) descriptions
     types: Sequence,   # (N,) what things are
@@ -195,7 +195,7 @@ def describe(
             rows[name, c] = {"n": len(v), "mean": v.mean(), "sd": v.std(), "median": median, "q1": q1, "q3": q3, **effect}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["descriptor", "cluster"])
 
-
+# %% ../nbs/44_probes.ipynb #db7568e3
 def show_described(
     table: pd.DataFrame, # From `describe`
     ax: Sequence[plt.Axes] | None = None, # One per descriptor; a new figure if None
