@@ -153,7 +153,7 @@ def _within(
     total = weight.sum(-1)
     return each, np.divide(np.nansum(each * weight, -1), total, out=np.full(total.shape, np.nan), where=total > 0)
 
-
+# %% ../nbs/42_agreement.ipynb #cb537e02
 def _limits(
     values: np.ndarray, # (draws, C), some NaN
 ) -> list[list[float]]: # 2.5 and 97.5 percent points of each column, NaN where it has no number
@@ -185,7 +185,7 @@ def _columns(
     both = np.c_[filled, gone[:, gone.any(0)]]
     return (both - both[train].mean(0)) / np.where(both[train].std(0) > 0, both[train].std(0), 1)
 
-
+# %% ../nbs/42_agreement.ipynb #9ba3a393
 def _score(
     clusters: Clusters,   # Fitted on the training rows
     z: np.ndarray,        # (N, D) descriptions that are scored

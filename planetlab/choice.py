@@ -69,7 +69,7 @@ def _surprise(
     out = ((curves - curves.mean(0)) / np.where(spread > 0, spread, 1)).max(1)
     return float(np.mean(out >= out[0] - 1e-12))
 
-
+# %% ../nbs/43_choice.ipynb #0978020d
 def choose_k(
     z: np.ndarray,         # (N, D) descriptions
     make: Callable,        # k -> estimator of scikit-learn
@@ -95,7 +95,7 @@ def choose_k(
             "1 unless the curve stands out more than that of any copy of a kind (p <= 0.05)")
     return Choice(max(k for k, v in zip(ks, value) if v >= above.max() - 1e-9) if p <= 0.05 and len(above) else 1, p, curve, rule)
 
-
+# %% ../nbs/43_choice.ipynb #40ec17ac
 def show_choice(
     choice: Choice, # From `choose_k`
     ax: plt.Axes | None = None, # Where to draw; a new figure if None

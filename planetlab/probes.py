@@ -61,7 +61,7 @@ def probe(
                       "p": float((1 + np.sum(np.array(null) >= found)) / (1 + nulls))}
     return pd.DataFrame.from_dict(rows, orient="index")
 
-
+# %% ../nbs/44_probes.ipynb #df0c83b4
 def show_probes(
     tables: dict[str, pd.DataFrame], # Name of a description -> from `probe`
     ax: plt.Axes | None = None, # Where to draw; a new figure if None
@@ -69,7 +69,7 @@ def show_probes(
 ) -> plt.Axes:
     "Scores by nuisance; the grey bar goes to the highest shuffled score"
     names = list(next(iter(tables.values())).index)
-    if ax is None: _, ax = plt.subplots(figsize=(6, 0.8 + 0.5 * len(names)), layout="constrained")
+    if ax is None: _, ax = plt.subplots(figsize=(7.5, 0.8 + 0.5 * len(names)), layout="constrained")
     for i, (name, table) in enumerate(tables.items()):
         y = np.arange(len(names))[::-1] + 0.25 - 0.5 * (i + 0.5) / len(tables)
         ax.barh(y, table.null_high.clip(lower=0), 0.4 / len(tables), color="0.85")
@@ -77,7 +77,7 @@ def show_probes(
     labels = [f"{n} ({w})" for n, w in zip(names, next(iter(tables.values())).what)]
     ax.set(yticks=np.arange(len(names))[::-1], yticklabels=labels, xlim=(-0.15, 1.02), xlabel="score on ground left out", title=title)
     ax.axvline(0, ls=":", c="0.5")
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 # %% ../nbs/44_probes.ipynb #29019108
@@ -101,7 +101,7 @@ def _draws(
     g, where = np.unique(groups, return_inverse=True)
     return np.vstack([np.ones(len(where)), rng.multinomial(len(g), np.full(len(g), 1 / len(g)), size=draws)[:, where]])
 
-
+# %% ../nbs/44_probes.ipynb #c437d4be
 def retrieval(
     z: np.ndarray,     # (N, D) descriptions
     types: Sequence,   # (N,) what things are
@@ -195,7 +195,7 @@ def describe(
             rows[name, c] = {"n": len(v), "mean": v.mean(), "sd": v.std(), "median": median, "q1": q1, "q3": q3, **effect}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["descriptor", "cluster"])
 
-
+# %% ../nbs/44_probes.ipynb #db7568e3
 def show_described(
     table: pd.DataFrame, # From `describe`
     ax: Sequence[plt.Axes] | None = None, # One per descriptor; a new figure if None
