@@ -294,7 +294,7 @@ _DEEP = replace(_RESNET, latent=2048, widths=(256, 512, 1024, 2048), family="bot
 PRESETS = {
     "venus_sar": Design(size=512, latent=512, widths=(32, 64, 128, 256, 512), family="transposed"),
     "venus_topo": Design(size=10, latent=16, widths=(16, 32, 64), family="transposed", cuts=(0, 1, 1)),
-    "venus_sar_compact": Design(size=512, latent=8, widths=(16, 32, 64, 64), family="transposed", bottleneck="spatial"),
+    "venus_sar_compact": Design(1, 512, 8, (16, 32, 64, 64), family="transposed", bottleneck="spatial", bounded=True),
     "rover_simple": replace(_ROVER, size=16, latent=16, widths=(8, 16, 32, 16), family="pooled", back=(8, 16, 32)),
     "rover_paper": replace(_ROVER, size=32, latent=16, widths=(6, 12, 16), family="valid5"),
     "rover_paper_small": replace(_ROVER, size=18, latent=16, widths=(6, 12, 16), family="valid3"),
