@@ -8,7 +8,6 @@ __all__ = ['BETAS', 'OBJECTIVES', 'mse', 'l1', 'bce', 'ms_ssim', 'dissimilarity'
 # %% ../../nbs/31_models.objective.ipynb #22f7959d
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +50,7 @@ def bce(
 ) -> Tensor: # (), nats per pixel
     "Binary cross-entropy of valid pixels"
     low, high = recon.min().item(), recon.max().item()
-    if low < 0 or high > 1: raise BadInput(f"drawn from {low:.3g} to {high:.3g}, not in [0, 1]; build the model with bounded=True")
+    if low < 0 or high > 1: raise BadInput(f"drawn from {low:.3g} to {high:.3g}, not in [0, 1]; build with bounded=True")
     return _mean(F.binary_cross_entropy(recon, filled(x, valid), reduction="none"), valid)
 
 # %% ../../nbs/31_models.objective.ipynb #2c665492
@@ -86,7 +85,7 @@ def _similarity(
     inner = ..., slice(5, -5), slice(5, -5)
     return over(whole, valid), over(contrast[inner], valid[inner])
 
-
+# %% ../../nbs/31_models.objective.ipynb #416e517e
 def _half(
     a: Tensor,     # (B, C, H, W), 0 where not `valid`
     valid: Tensor, # (B, 1, H, W) 1.0 where data, else 0.0
@@ -174,12 +173,12 @@ class Objective:
 
     def price(self, steps: Tensor | None) -> float: # Of one nat, after so many batches
         if self.schedule is held: return self.kl
-        if steps is None: raise BadInput("this model does not count its batches, which a schedule goes by; build an `Autoencoder`")
+        if steps is None: raise BadInput("this model does not count its batches, which a schedule needs; build an `Autoencoder`")
         return self.kl * self.schedule(int(steps))
 
 # %% ../../nbs/31_models.objective.ipynb #cd441275
 OBJECTIVES = {
     "venus_sar": Objective({mse: 0.8, dissimilarity: 0.2}, kl=1e-4),
     "venus_topo": Objective({mse: 0.99}, kl=1e-4),
-    "venus_sar_compact": Objective({mse: 0.8, dissimilarity: 0.2}, kl=1e-6),
+    "venus_sar_compact": Objective({mse: 0.8, dissimilarity: 0.2}, kl=1e-7),
 }
