@@ -64,7 +64,7 @@ def take(
     rows: np.ndarray,  # (N,) bool, or indices
 ) -> Chips: # Only those
     "Some of the chips"
-    rows = torch.from_numpy(np.asarray(rows))
+    rows = torch.from_numpy(np.array(rows))
     light = None if chips.azimuth is None else chips.azimuth[rows]
     return Chips(chips.x[rows], chips.valid[rows], chips.size, light)
 

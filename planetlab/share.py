@@ -87,7 +87,7 @@ def share_model(
     _, about = load_model(folder)
     made_for = "\n".join(f"- {k}: {v}" for k, v in about.items())
     card = (f"---\nlibrary_name: planetlab\ntags: [planetlab]\n---\n\n# {repo.split('/')[-1]}\n\nMade for\n\n{made_for}\n\n"
-            f'```python\nfrom planetlab.train import load_model\nmodel, about = load_model("{repo}", revision="main")\n```\n')
+            f'```python\nfrom planetlab.share import load_model\nmodel, about = load_model("{repo}", revision="main")\n```\n')
     with atomic(Path(folder) / FILES[2]) as p: p.write_text(card, encoding="utf-8")
     api = HfApi()
     api.create_repo(repo, private=private, exist_ok=True)
