@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from planetlab.bodies import VENUS
 from planetlab.catalog import check_split, split_groups
 from planetlab.core import BadInput, Corrupt
-from planetlab.descriptors import describe
+from planetlab.descriptors import measure_structures
 from planetlab.inputs import check_unseen, cut_stack, cut_tiles, metadata, nuisances, products, read_catalog
 from planetlab.structures import crop_tile, read_crop, read_crops, seed_windows, structure_tile
 from planetlab.surveys import StructureName, close_pairs, format_name, missing_ids, parse_name, read_published, read_survey, write_published
@@ -213,7 +213,7 @@ def test_real_folder_is_a_catalog(real):
     tiles = {"topo": cut_tiles(rows, "topo", 32, 3)}
     known = nuisances(rows, tiles, {"topo": 3})
     assert known.elevation_m.isna().all() and known[["res_m", "lat", "incidence_deg", "invalid"]].notna().all().all()
-    assert describe(rows, tiles, {"topo": 3}).isna().all().all() and list(metadata(rows)) == ["lon", "lat", "max_km", "row", "col"]
+    assert measure_structures(rows, tiles, {"topo": 3}).isna().all().all() and list(metadata(rows)) == ["lon", "lat", "max_km", "row", "col"]
 
 
 # published windows, made here
