@@ -1,8 +1,8 @@
 """The training step of the VAE in `fit` beside the same layers in a bare loop: `python benchmarks/train.py`
 
-64 px, batches of 32, one thread. Each way trains the same number of batches in every round, in turn, in one process; once
-with the C library's own thresholds and once after `keep_memory`. The table gives medians over rounds and, last, the CPU
-time of `fit` over that of the bare loop beside it, as the median of the ratios within a round."""
+64 px, batches of 32, one thread. First, all ways train the same number of batches in every round, in turn, in one process: the last
+column is the CPU time of `fit` over that of the bare loop beside it, the median of the ratios within a round. Then each way alone in
+a process, with the C library's own thresholds and after `keep_memory`. Numbers are medians over rounds."""
 import argparse
 import json
 import os
@@ -35,7 +35,7 @@ def bare(batches, precision, channels_last, lr=2e-3):
         yield loss.item()
 
 
-def measure(rounds, n, batch, kept):
+def measure(rounds, n, batch, kept, names):
     "Seconds of CPU, of which system, and wall, per round and way"
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -43,7 +43,7 @@ def measure(rounds, n, batch, kept):
     batches = [(torch.rand(batch, 1, 64, 64), torch.ones(batch, 1, 64, 64, dtype=torch.bool)) for _ in range(n)]
     judge = [tuple(t[:1] for t in batches[0])]
     runs = {name: fit(VAE(size=64), vae_loss, batches, judge, Recipe(rounds + 1, precision=way, schedule=Constant(), keep_memory=kept))
-            if isinstance(way, str) else bare(batches, *way) for name, way in WAYS.items()}
+            if isinstance(way, str) else bare(batches, *way) for name, way in WAYS.items() if name in names}
     seconds = {name: [] for name in runs}
     for i in range(rounds + 1): # the first warms up
         for name, run in runs.items():
@@ -57,18 +57,18 @@ def measure(rounds, n, batch, kept):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, value in {"rounds": 5, "batches": 6, "batch": 32}.items(): p.add_argument(f"--{name}", type=int, default=value)
-    p.add_argument("--child", choices=["default", "kept"], help=argparse.SUPPRESS)
+    p.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     a = p.parse_args()
-    if a.child: return print(json.dumps(measure(a.rounds, a.batches, a.batch, a.child == "kept")))
-    print(f"| memory | way | CPU s | of it system | wall s | chips per CPU s | fit / bare |\n|---|---|--:|--:|--:|--:|--:|")
-    for memory in ("default", "kept"):
-        out = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--child", memory], check=True, stdout=subprocess.PIPE, text=True).stdout
-        seconds = json.loads(out)
+    if a.child: return print(json.dumps(measure(a.rounds, a.batches, a.batch, a.child[0] == "kept", a.child[1:])))
+    print("| memory | way | CPU s | of it system | wall s | chips per CPU s | fit / bare |\n|---|---|--:|--:|--:|--:|--:|")
+    for memory, names in [("kept", list(WAYS)), *((m, [name]) for name in WAYS for m in ("default", "kept"))]:
+        out = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--child", memory, *names], check=True, stdout=subprocess.PIPE, text=True)
+        seconds = json.loads(out.stdout)
         for name, rows in seconds.items():
             cpu, system, wall = (statistics.median(r[k] for r in rows) for k in range(3))
-            ratio = [a[0] / b[0] for a, b in zip(rows, seconds[BESIDE[name]])] if name in BESIDE else None
-            print(f"| {memory} | {name} | {cpu:.2f} | {system:.2f} | {wall:.2f} | {a.batches * a.batch / cpu:.0f} | "
-                  + (f"{statistics.median(ratio):.2f}" if ratio else "") + " |", flush=True)
+            ratio = [x[0] / y[0] for x, y in zip(rows, seconds.get(BESIDE.get(name), []))]
+            print(f"| {memory}{', alone' if len(names) == 1 else ''} | {name} | {cpu:.2f} | {system:.2f} | {wall:.2f} | "
+                  f"{a.batches * a.batch / cpu:.0f} | " + (f"{statistics.median(ratio):.2f}" if ratio else "") + " |", flush=True)
 
 
 if __name__ == "__main__":
