@@ -157,7 +157,7 @@ class Shift(NamedTuple):
     east_m: float      # Along the grid's x, m
     north_m: float     # Along the grid's y, m
     correlation: float # Of the two tiles once shifted, -1 to 1
-    confidence: float  # `correlation` less that of the next best match; below 0.1 take it for chance
+    confidence: float  # 0 to 1: how much better than the next best match; below 0.3 take it for chance
 
 
 def facing_slope(
@@ -211,4 +211,4 @@ def measure_shift(
     a, b, _, d, e, _ = first.grid.transform[:6]
     best = float(inner[row, col])
     return Shift(float(down), float(across), float(a * across + b * down), float(d * across + e * down), best,
-                 max(best - max(float(peaks.max()), 0), 0))
+                 0.0 if best <= 0 else 1 - max(float(peaks.max()), 0) / best)
