@@ -105,23 +105,36 @@ def check_split(
     return catalog
 
 # %% ../nbs/14_catalog.ipynb #98117150
+_SIDE = 16 # Rows and columns of a fingerprint
+
+
 def _prints(
-    images: Sequence[np.ndarray], # N of (H, W)
+    images: Sequence[np.ndarray],        # N of (H, W)
     valids: Sequence[np.ndarray] | None, # N of (H, W) bool; all if None
-    side: int,                    # Rows and columns of a fingerprint
-) -> np.ndarray: # (N, side²) float32 of unit length around zero; zeros for an image without contrast
+) -> tuple[np.ndarray, np.ndarray]: # (N, 256) float32 means of cells, standardised; (N, 256) 1 where a cell holds data, else 0
     "What is left of images when brightness, contrast and detail are taken away"
-    out = np.zeros((len(images), side * side), "float32")
+    means, held = (np.zeros((len(images), _SIDE**2), "float32") for _ in "mh")
     for i, img in enumerate(images):
         valid = np.ones(img.shape, bool) if valids is None else valids[i]
-        if not valid.any() or min(img.shape) < side: continue
-        value = np.where(valid, img, 0).astype(float)
-        value = np.where(valid, value - value[valid].mean(), 0)
-        r, c = (np.arange(side) * n // side for n in img.shape)
-        total, count = (np.add.reduceat(np.add.reduceat(v, r, 0), c, 1) for v in (value, valid.astype(float)))
-        flat = (total / np.maximum(count, 1)).ravel()
-        if (size := np.linalg.norm(flat)) > 1e-6 * np.abs(value).max() * side: out[i] = flat / size
-    return out
+        if min(img.shape) < _SIDE: continue
+        r, c = (np.arange(_SIDE) * n // _SIDE for n in img.shape)
+        total, count, of = (np.add.reduceat(np.add.reduceat(v, r, 0), c, 1).ravel()
+                            for v in (np.where(valid, img, 0).astype(float), valid.astype(float), np.ones(img.shape)))
+        good = 2 * count > of
+        value = total[good] / count[good]
+        if good.sum() < _SIDE or np.ptp(value) < 1e-6 * np.abs(value).max(): continue # no contrast, nothing to recognise
+        means[i, good], held[i] = (value - value.mean()) / value.std(), good
+    return means, held
+
+
+def _correlate(a, in_a, b, in_b) -> np.ndarray:
+    "(N, M) correlations of fingerprints over the cells that both hold; -1 where these are too few"
+    if all((w.sum(1) % w.shape[1] == 0).all() for w in (in_a, in_b)): return a @ b.T / a.shape[1] # no holes anywhere
+    n = in_a @ in_b.T
+    sum_a, sum_b = a @ in_b.T, in_a @ b.T
+    with np.errstate(all="ignore"):
+        spread = np.sqrt((a**2 @ in_b.T - sum_a**2 / n) * (in_a @ (b**2).T - sum_b**2 / n))
+        return np.where((n > _SIDE**2 / 4) & (spread > 1e-3), (a @ b.T - sum_a * sum_b / n) / spread, -1)
 
 
 def find_twins(
@@ -131,21 +144,18 @@ def find_twins(
 ) -> np.ndarray: # (M, 2) int, pairs of indices, the smaller first
     "Pairs of images that show the same thing, whatever their brightness"
     if not 0 < alike <= 1: raise BadInput(f"alike is {alike}; a correlation lies above 0 and up to 1")
-    prints, pairs = _prints(images, valids, 16), []
-    for i in range(0, len(prints), 1024):
-        near = prints[i:i + 1024] @ prints[i:].T
+    (means, held), pairs = _prints(images, valids), []
+    for i in range(0, len(means), 1024):
+        near = _correlate(means[i:i + 1024], held[i:i + 1024], means[i:], held[i:])
         for a, b in np.argwhere(near >= alike - 0.03) + i:
-            if a < b and _alike(images, valids, a, b) >= alike: pairs.append((a, b))
+            if a < b and _alike(images, valids, a, b, near[a - i, b - i]) >= alike: pairs.append((a, b))
     return np.array(pairs, int).reshape(-1, 2)
 
 
-def _alike(images, valids, i, j) -> float:
-    "Correlation of two images over what both hold; images of different shapes are compared by finer fingerprints"
-    if images[i].shape != images[j].shape:
-        a, b = _prints([images[i], images[j]], None if valids is None else [valids[i], valids[j]], 32)
-        return float(a @ b)
+def _alike(images, valids, i, j, near) -> float:
+    "Correlation of two images over what both hold; that of their fingerprints, `near`, if their shapes differ"
+    if images[i].shape != images[j].shape: return near
     both = np.ones(images[i].shape, bool) if valids is None else valids[i] & valids[j]
-    if both.sum() < 64: return 0.0
     a, b = (images[k][both].astype(float) for k in (i, j))
     a, b = a - a.mean(), b - b.mean()
     return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
