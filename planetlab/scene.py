@@ -215,15 +215,17 @@ class Frame(NamedTuple):
 
 def find_frame(
     pixels: np.ndarray, # (C, H, W)
-) -> Frame: # Zeros if there is none, or if the raster is constant altogether
+) -> Frame: # Zeros if there is none, or if nothing would be left inside
     "The burnt-in frame of a raster"
     def run(lines): # (C, N, M): how many of the N lines, from the first, hold only the first one's first value
         same = (lines == lines[:, :1, :1]).all((0, 2))
         return len(same) if same.all() else int(same.argmin())
+    h, w = pixels.shape[1:]
     top, bottom = run(pixels), run(pixels[:, ::-1])
-    if top == pixels.shape[1]: return Frame(0, 0, 0, 0)
-    sides = pixels[:, top:pixels.shape[1] - bottom].swapaxes(1, 2)
-    return Frame(top, bottom, run(sides), run(sides[:, ::-1]))
+    if top + bottom >= h: return Frame(0, 0, 0, 0)
+    sides = pixels[:, top:h - bottom].swapaxes(1, 2)
+    left, right = run(sides), run(sides[:, ::-1])
+    return Frame(top, bottom, left, right) if left + right < w else Frame(0, 0, 0, 0)
 
 
 def find_gaps(

@@ -121,8 +121,11 @@ def test_west_and_north_have_a_way_back(lon, lat):
 def test_what_a_frame_holds_changes_nothing_inside(inner, top, left):
     img = np.pad(inner, ((0, 0), (top, 0), (left, 0)), constant_values=9)
     found = find_frame(img)
-    if np.ptp(inner) and np.ptp(inner[:, 0]) and np.ptp(inner[:, :, 0]): assert (found.top, found.left) == (top, left)
-    assert find_gaps(img, 10**6)[top:, left:].sum() == find_gaps(inner, 10**6).sum() or (found.bottom, found.right) != (0, 0)
+    if np.ptp(inner[:, 0]) and np.ptp(inner[:, :, 0]) and np.ptp(inner[:, -1]) and np.ptp(inner[:, :, -1]):
+        assert found == (top, 0, left, 0)
+    gaps = find_gaps(img, 10**6)
+    assert not gaps[found.top:gaps.shape[0] - found.bottom, found.left:gaps.shape[1] - found.right].any()
+    assert gaps.sum() == gaps.size - (gaps.shape[0] - found.top - found.bottom) * (gaps.shape[1] - found.left - found.right)
 
 
 @given(st.floats(-1e4, 1e4), st.floats(-360, 360))
