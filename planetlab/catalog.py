@@ -122,7 +122,7 @@ def _prints(
                             for v in (np.where(valid, img, 0).astype(float), valid.astype(float), np.ones(img.shape)))
         good = 2 * count > of
         value = total[good] / count[good]
-        if good.sum() < _SIDE or np.ptp(value) < 1e-6 * np.abs(value).max(): continue # no contrast, nothing to recognise
+        if good.sum() < _SIDE or np.ptp(value) <= 1e-6 * np.abs(value).max(): continue # no contrast, nothing to recognise
         means[i, good], held[i] = (value - value.mean()) / value.std(), good
     return means, held
 
@@ -136,7 +136,7 @@ def _correlate(a, in_a, b, in_b) -> np.ndarray:
         spread = np.sqrt((a**2 @ in_b.T - sum_a**2 / n) * (in_a @ (b**2).T - sum_b**2 / n))
         return np.where((n > _SIDE**2 / 4) & (spread > 1e-3), (a @ b.T - sum_a * sum_b / n) / spread, -1)
 
-
+# %% ../nbs/14_catalog.ipynb #48cee2e3
 def find_twins(
     images: Sequence[np.ndarray],               # N images (H, W), in any units
     valids: Sequence[np.ndarray] | None = None, # N of (H, W) bool, True where an image is data; all if None
@@ -160,7 +160,7 @@ def _alike(images, valids, i, j, near) -> float:
     a, b = a - a.mean(), b - b.mean()
     return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
 
-
+# %% ../nbs/14_catalog.ipynb #9d42956a
 def join_groups(
     groups: Sequence,  # (N,) group of each row
     pairs: np.ndarray, # (M, 2) rows that belong together, from `find_twins`

@@ -15,7 +15,7 @@ from scipy.ndimage import maximum_filter
 
 from .bodies import datum_of, from_lonlat, to_lonlat
 from .core import BadInput, EmptyTile, MissingCRS
-from .grid import Grid, res_m
+from .grid import Grid
 from .scene import Scene, Tile, read_tile
 
 # %% ../nbs/13_mosaic.ipynb #3b44776d

@@ -52,7 +52,7 @@ def _name(path: str | Path) -> str:
     if path.startswith(("http://", "https://", "ftp://")): return f"/vsicurl/{path}"
     return re.sub("^(s3|gs|az)://", lambda m: f"/vsi{m[1]}/", path)
 
-
+# %% ../nbs/11_scene.ipynb #5fed0762
 def _labelled(path: str | Path) -> str | Path:
     "The detached label of a file of bare numbers, if one lies beside it; otherwise the file itself"
     path = Path(path) if not str(path).startswith("/vsi") and "://" not in str(path) else path
@@ -227,7 +227,7 @@ def find_frame(
     left, right = run(sides), run(sides[:, ::-1])
     return Frame(top, bottom, left, right) if left + right < w else Frame(0, 0, 0, 0)
 
-
+# %% ../nbs/11_scene.ipynb #0a6a1166
 def find_gaps(
     pixels: np.ndarray, # (C, H, W)
     min_px: int = 256,  # Regions of zeros smaller than this are taken for ground, px
