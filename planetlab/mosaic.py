@@ -23,7 +23,8 @@ def _turn(scene: Scene) -> float:
     "Columns that a whole turn of longitude takes on the map of a scene; 0 if longitude does not run along its rows"
     lon = np.tile(np.arange(0, 361, 10.0), 2)
     xs, ys = from_lonlat(lon, np.repeat([0.0, 40.0], 37), scene.grid.crs, scene.body)
-    cols, rows = (np.reshape(v, (2, 37)) for v in ~scene.grid.transform @ (np.asarray(xs), np.asarray(ys)))
+    xs, ys = (np.where(np.isfinite(v), v, np.nan) for v in (xs, ys))
+    cols, rows = (np.reshape(v, (2, 37)) for v in ~scene.grid.transform @ (xs, ys))
     steps = np.diff(cols)
     step = np.median(steps)
     straight = np.abs(steps - step) < 1e-6 * abs(step) # all but the one where the map is cut open
@@ -37,7 +38,8 @@ def _corners(
     "Where the four corners of every pixel of a grid lie in a scene"
     cols, rows = np.meshgrid(np.arange(grid.width + 1.0), np.arange(grid.height + 1.0))
     lon, lat = to_lonlat(*(grid.transform @ (cols, rows)), grid.crs, scene.body)
-    col, row = ~scene.grid.transform @ tuple(map(np.asarray, from_lonlat(lon, lat, scene.grid.crs, scene.body)))
+    place = (np.where(np.isfinite(v), v, np.nan) for v in from_lonlat(lon, lat, scene.grid.crs, scene.body))
+    col, row = ~scene.grid.transform @ tuple(place)
     good = np.isfinite(row) & np.isfinite(col)
     row, col = np.where(good, row, np.nan), np.where(good, col, np.nan)
     row, col = (np.stack([v[:-1, :-1], v[:-1, 1:], v[1:, :-1], v[1:, 1:]]) for v in (row, col))
