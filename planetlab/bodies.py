@@ -51,8 +51,8 @@ class Body:
             ProjCRS.from_authority("IAU_2015", self.naif * 100 + code) # says no without printing on stderr
             return CRS.from_authority("IAU_2015", self.naif * 100 + code)
         except CRSError as e:
-            raise BadInput(f"IAU_2015 has no system {self.naif * 100 + code} for {self.name}; spheres and triaxial bodies "
-                           "have only codes ending in 0 or 5") from e
+            raise BadInput(f"IAU_2015 has no system {self.naif * 100 + code} for {self.name}; 0, 10 and others that end in 0 or 5 "
+                           "exist for every body, the rest for flattened ones") from e
 
 
 VENUS = Body("Venus", 6_051_800, 6_051_800, 299)

@@ -15,7 +15,7 @@ from scipy.ndimage import maximum_filter
 
 from .bodies import datum_of, from_lonlat, to_lonlat
 from .core import BadInput, EmptyTile, MissingCRS
-from .grid import Grid, res_m
+from .grid import Grid
 from .scene import Scene, Tile, read_tile
 
 # %% ../nbs/13_mosaic.ipynb #3b44776d
@@ -23,7 +23,8 @@ def _turn(scene: Scene) -> float:
     "Columns that a whole turn of longitude takes on the map of a scene; 0 if longitude does not run along its rows"
     lon = np.tile(np.arange(0, 361, 10.0), 2)
     xs, ys = from_lonlat(lon, np.repeat([0.0, 40.0], 37), scene.grid.crs, scene.body)
-    cols, rows = (np.reshape(v, (2, 37)) for v in ~scene.grid.transform @ (np.asarray(xs), np.asarray(ys)))
+    xs, ys = (np.where(np.isfinite(v), v, np.nan) for v in (xs, ys))
+    cols, rows = (np.reshape(v, (2, 37)) for v in ~scene.grid.transform @ (xs, ys))
     steps = np.diff(cols)
     step = np.median(steps)
     straight = np.abs(steps - step) < 1e-6 * abs(step) # all but the one where the map is cut open
@@ -37,7 +38,8 @@ def _corners(
     "Where the four corners of every pixel of a grid lie in a scene"
     cols, rows = np.meshgrid(np.arange(grid.width + 1.0), np.arange(grid.height + 1.0))
     lon, lat = to_lonlat(*(grid.transform @ (cols, rows)), grid.crs, scene.body)
-    col, row = ~scene.grid.transform @ tuple(map(np.asarray, from_lonlat(lon, lat, scene.grid.crs, scene.body)))
+    place = (np.where(np.isfinite(v), v, np.nan) for v in from_lonlat(lon, lat, scene.grid.crs, scene.body))
+    col, row = ~scene.grid.transform @ tuple(place)
     good = np.isfinite(row) & np.isfinite(col)
     row, col = np.where(good, row, np.nan), np.where(good, col, np.nan)
     row, col = (np.stack([v[:-1, :-1], v[:-1, 1:], v[1:, :-1], v[1:, 1:]]) for v in (row, col))
@@ -157,7 +159,7 @@ class Shift(NamedTuple):
     east_m: float      # Along the grid's x, m
     north_m: float     # Along the grid's y, m
     correlation: float # Of the two tiles once shifted, -1 to 1
-    confidence: float  # `correlation` less that of the next best match; below 0.1 take it for chance
+    confidence: float  # 0 to 1: how much better than the next best match; below 0.3 take it for chance
 
 
 def facing_slope(
@@ -211,4 +213,4 @@ def measure_shift(
     a, b, _, d, e, _ = first.grid.transform[:6]
     best = float(inner[row, col])
     return Shift(float(down), float(across), float(a * across + b * down), float(d * across + e * down), best,
-                 max(best - max(float(peaks.max()), 0), 0))
+                 0.0 if best <= 0 else 1 - max(float(peaks.max()), 0) / best)

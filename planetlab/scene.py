@@ -52,7 +52,7 @@ def _name(path: str | Path) -> str:
     if path.startswith(("http://", "https://", "ftp://")): return f"/vsicurl/{path}"
     return re.sub("^(s3|gs|az)://", lambda m: f"/vsi{m[1]}/", path)
 
-
+# %% ../nbs/11_scene.ipynb #5fed0762
 def _labelled(path: str | Path) -> str | Path:
     "The detached label of a file of bare numbers, if one lies beside it; otherwise the file itself"
     path = Path(path) if not str(path).startswith("/vsi") and "://" not in str(path) else path
@@ -72,6 +72,7 @@ def reading(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True, GDAL_PAM_ENABLED=False,
+                              GDAL_PNG_WHOLE_IMAGE_OPTIM=False, # its short cut takes a truncated file for a whole one
                               GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR" if "://" in str(path) else "FALSE"): yield
     except (RasterioError, RasterioIOError) as e:
         away = not _name(path).startswith("/vsi") and not Path(path).exists()
@@ -214,17 +215,19 @@ class Frame(NamedTuple):
 
 def find_frame(
     pixels: np.ndarray, # (C, H, W)
-) -> Frame: # Zeros if there is none, or if the raster is constant altogether
+) -> Frame: # Zeros if there is none, or if nothing would be left inside
     "The burnt-in frame of a raster"
     def run(lines): # (C, N, M): how many of the N lines, from the first, hold only the first one's first value
         same = (lines == lines[:, :1, :1]).all((0, 2))
         return len(same) if same.all() else int(same.argmin())
+    h, w = pixels.shape[1:]
     top, bottom = run(pixels), run(pixels[:, ::-1])
-    if top == pixels.shape[1]: return Frame(0, 0, 0, 0)
-    sides = pixels[:, top:pixels.shape[1] - bottom].swapaxes(1, 2)
-    return Frame(top, bottom, run(sides), run(sides[:, ::-1]))
+    if top + bottom >= h: return Frame(0, 0, 0, 0)
+    sides = pixels[:, top:h - bottom].swapaxes(1, 2)
+    left, right = run(sides), run(sides[:, ::-1])
+    return Frame(top, bottom, left, right) if left + right < w else Frame(0, 0, 0, 0)
 
-
+# %% ../nbs/11_scene.ipynb #0a6a1166
 def find_gaps(
     pixels: np.ndarray, # (C, H, W)
     min_px: int = 256,  # Regions of zeros smaller than this are taken for ground, px

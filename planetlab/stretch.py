@@ -42,7 +42,7 @@ class Stretch:
         if len(self.low) != len(self.high) or not all(a < b for a, b in zip(self.low, self.high)):
             raise BadInput(f"low {self.low}, high {self.high}; every band needs a low below its high")
 
-
+# %% ../nbs/12_stretch.ipynb #23d97840
 def _prepare(
     pixels: np.ndarray, # (C, H, W) as stored
     valid: np.ndarray,  # (H, W) bool, True where `pixels` holds data
@@ -70,7 +70,7 @@ def _sample(
     if values.shape[1] == 0: raise EmptyTile("no valid pixel to fit a stretch on; check the nodata value of the input")
     return values
 
-
+# %% ../nbs/12_stretch.ipynb #3d1bd3a1
 def _fitted(low, high, levelled, relative, unit) -> Stretch:
     "A stretch that no constant band can break"
     default = "spreads" if relative else "m" if levelled else UNCALIBRATED

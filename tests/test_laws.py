@@ -7,20 +7,39 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rasterio.crs import CRS
 from rasterio.windows import Window
+from shapely.geometry import Point
 
 from planetlab.agreement import judge
-from planetlab.bodies import MARS, MOON, VENUS, from_lonlat, to_centric, to_graphic, to_lonlat, wrap_lon
+from planetlab.bodies import (MARS, MOON, VENUS, area_m2, body, flip_lon, from_lonlat, to_centric, to_graphic, to_lonlat,
+                              wrap_lon)
 from planetlab.catalog import check_split, ground_groups, split_groups
 from planetlab.core import PlanetlabError
 from planetlab.grid import footprint, grid_around
 from planetlab.runs import Parameter, settle
-from planetlab.scene import is_valid
-from planetlab.windows import inside, random_windows, tile_windows
+from planetlab.scene import find_frame, find_gaps, is_valid
+from planetlab.windows import from_tiles, inside, random_windows, tile_windows, to_tiles
 
 settings.register_profile("book", deadline=None, max_examples=60)
 settings.load_profile("book")
 sides = st.integers(1, 120)
 seeds = st.integers(0, 2**32 - 1)
+
+
+@given(sides, sides, st.tuples(st.integers(1, 60), st.integers(1, 60)), st.sampled_from(["shift", "pad", "partial"]), st.data())
+def test_tiles_put_back_are_the_raster(h, w, size, edge, data):
+    stride = tuple(data.draw(st.integers(1, s)) for s in size)
+    windows = tile_windows(h, w, size, stride, edge)
+    img = np.random.default_rng(h * w).integers(1, 255, (2, h, w), dtype="uint8")
+    tiles = to_tiles(img, windows)
+    assert np.array_equal(from_tiles(tiles, windows, h, w), img)
+    seen = np.zeros((h, w), int)
+    for win, tile in zip(windows, tiles):
+        assert tile.shape == (2, win.height, win.width)
+        if edge == "pad": assert tile.shape[1:] == size
+        if edge != "pad": assert win == inside(win, h, w)
+        seen[inside(win, h, w).toslices()] += 1
+    assert seen.min() >= 1
+    if edge != "shift" and stride == size: assert seen.max() == 1
 
 
 @given(sides, sides, st.integers(1, 60), st.data())
@@ -51,22 +70,62 @@ def test_random_windows_hold_data_and_repeat(valid, size, seed):
     assert a == b and all(valid[w.toslices()].any() and w.width == w.height == size for w in a)
 
 
-@pytest.mark.parametrize("body", [VENUS, MARS, MOON], ids=lambda b: b.name)
+@pytest.mark.parametrize("world", [VENUS, MARS, MOON], ids=lambda b: b.name)
 @given(lon=st.floats(-179.9, 179.9), lat=st.floats(-89, 89), size=st.integers(2, 64), width=st.floats(1e3, 3e5))
-def test_a_local_grid_is_centred_where_asked(body, lon, lat, size, width):
-    grid = grid_around(body, lon, lat, width, size)
+def test_a_local_grid_is_centred_where_asked(world, lon, lat, size, width):
+    grid = grid_around(world, lon, lat, width, size)
     left, bottom, right, top = grid.bounds
-    (x,), (y,) = to_lonlat([(left + right) / 2], [(bottom + top) / 2], grid.crs, body)
+    (x,), (y,) = to_lonlat([(left + right) / 2], [(bottom + top) / 2], grid.crs, world)
     assert abs(wrap_lon(x - lon)) < 1e-6 and abs(y - lat) < 1e-6 and np.isclose(right - left, width)
 
 
-@pytest.mark.parametrize("body", [VENUS, MARS, MOON], ids=lambda b: b.name)
+@pytest.mark.parametrize("world", [VENUS, MARS, MOON], ids=lambda b: b.name)
 @given(lon=st.floats(-180, 179.99), lat=st.floats(-89.9, 89.9))
-def test_places_survive_a_round_trip(body, lon, lat):
-    crs = grid_around(body, 40, 10, 1e5, 8).crs if abs(lon - 40) < 60 and abs(lat) < 60 else body.lonlat_crs
-    (lon2,), (lat2,) = to_lonlat(*from_lonlat([lon], [lat], crs, body), crs, body)
+def test_places_survive_a_round_trip(world, lon, lat):
+    crs = grid_around(world, 40, 10, 1e5, 8).crs if abs(lon - 40) < 60 and abs(lat) < 60 else world.lonlat_crs
+    (lon2,), (lat2,) = to_lonlat(*from_lonlat([lon], [lat], crs, world), crs, world)
     assert abs(wrap_lon(lon2 - lon)) < 1e-6 and abs(lat2 - lat) < 1e-6
-    assert abs(to_centric(to_graphic(lat, body), body) - lat) < 1e-9
+    assert abs(to_centric(to_graphic(lat, world), world) - lat) < 1e-9
+
+
+@given(name=st.sampled_from(["Mercury", "Venus", "Moon", "Mars", "Io", "Saturn", "Titan", "Ceres", "Vesta", "Phobos"]),
+       code=st.sampled_from([0, 10, 15, 20, 25, 40, 60, 75, 1, 2, 11, 32]), lon=st.floats(-75, 75), lat=st.floats(-80, 80))
+def test_places_survive_every_projection_of_every_body(name, code, lon, lat):
+    world = body(name)
+    try: crs = world.iau_crs(code)
+    except PlanetlabError: return # spheres have no planetographic systems
+    if code == 32: lat = abs(lat) # a map of the north
+    turn = 180 if code in (15, 25, 75) else 0
+    (lon2,), (lat2,) = to_lonlat(*from_lonlat([lon + turn], [lat], crs, world), crs, world)
+    assert abs(wrap_lon(lon2 - lon - turn)) < 1e-6 and abs(lat2 - lat) < 1e-6
+
+
+@given(st.sampled_from(["Venus", "Mars", "Moon", "Europa"]), st.floats(-180, 180), st.floats(-90, 90), st.floats(0.01, 0.3))
+def test_a_footprint_holds_the_ground_it_was_cut_from(name, lon, lat, share):
+    world = body(name)
+    side = share * world.equatorial_m
+    outline = footprint(grid_around(world, lon, lat, side, 8), world, 32)
+    assert outline.is_valid
+    x = lon + 360 * round((outline.centroid.x - lon) / 360)
+    assert any(outline.buffer(1e-6).contains(Point(x + turn, lat)) for turn in (-360, 0, 360))
+    if lat < 89: assert np.isclose(area_m2(world, outline), side**2, rtol=0.02 + 0.3 * share**2)
+
+
+@given(st.floats(-720, 720), st.floats(-90, 90))
+def test_west_and_north_have_a_way_back(lon, lat):
+    assert abs(wrap_lon(flip_lon(flip_lon(lon)) - lon)) < 1e-9
+    for world in (MARS, body("Saturn")): assert abs(to_centric(to_graphic(lat, world), world) - lat) < 1e-9
+
+
+@given(arrays("uint8", (1, 12, 15), elements=st.integers(0, 3)), st.integers(0, 3), st.integers(0, 3))
+def test_what_a_frame_holds_changes_nothing_inside(inner, top, left):
+    img = np.pad(inner, ((0, 0), (top, 0), (left, 0)), constant_values=9)
+    found = find_frame(img)
+    if np.ptp(inner[:, 0]) and np.ptp(inner[:, :, 0]) and np.ptp(inner[:, -1]) and np.ptp(inner[:, :, -1]):
+        assert found == (top, 0, left, 0)
+    gaps = find_gaps(img, 10**6)
+    assert not gaps[found.top:gaps.shape[0] - found.bottom, found.left:gaps.shape[1] - found.right].any()
+    assert gaps.sum() == gaps.size - (gaps.shape[0] - found.top - found.bottom) * (gaps.shape[1] - found.left - found.right)
 
 
 @given(st.floats(-1e4, 1e4), st.floats(-360, 360))
