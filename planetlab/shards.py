@@ -273,13 +273,13 @@ def tiff_head(
     bands: int,            # Number of bands
     dtype: str,            # Of the numbers
     nodata: float | None,  # "No data" value, if any
-) -> Callable[[Affine], bytes]: # Transform of a tile of the same shape -> all of a GeoTIFF that comes before its pixels
+) -> Callable[[Affine], bytes]: # Transform of a tile of the same shape -> all of a GeoTIFF that comes before its (H, W, C) pixels
     "The form of an uncompressed GeoTIFF"
     sample = np.arange(bands * grid.height * grid.width).astype(dtype).reshape(bands, *grid.shape)
     a, b, _, d, e, _ = list(grid.transform)[:6]
     with MemoryFile() as file:
         with file.open(driver="GTiff", height=grid.height, width=grid.width, count=bands, dtype=dtype, nodata=nodata, crs=grid.crs,
-                       transform=Affine(a, b, _X, d, e, _Y), blockysize=grid.height, interleave="band" if bands > 1 else "pixel") as dst: dst.write(sample)
+                       transform=Affine(a, b, _X, d, e, _Y), blockysize=grid.height, interleave="pixel") as dst: dst.write(sample)
         raw = bytes(file.getbuffer())
     head, order = raw[:-sample.nbytes], "<d" if raw[:2] == b"II" else ">d"
     at_x, at_y = (head.index(struct.pack(order, v)) for v in (_X, _Y))
@@ -312,7 +312,7 @@ def _tiles_run(
         pixels = tile.pixels if shares[-1] == 1 else np.where(tile.valid, tile.pixels, tile.pixels.dtype.type(blank))
         with open(work / "tiles" / f"{name}.tif", "wb") as f:
             f.write(head(tile.grid.transform))
-            f.write(np.ascontiguousarray(pixels))
+            f.write(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
     os.sync() # one flush for all files of the run, before the ledger counts them
     _write_rows(rows, shares, grids, path)
 
