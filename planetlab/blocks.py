@@ -198,6 +198,7 @@ def finish(
     "Make one file of all parts, whole or not at all, and remove them"
     with _claimed(blocks) as done:
         left = [item for i, item in enumerate(blocks.items) if i not in done]
+        for stale in Path(path).parent.glob(f".{Path(path).stem}.*.partial*"): stale.unlink()
         if left: raise BadInput(f"{len(left)} of {len(blocks.items)} blocks are not done, the first is {left[0]}; loop over `iter_blocks` first")
         with atomic(path) as p: merge([blocks.part(i) for i in range(len(blocks.items))], p)
     shutil.rmtree(blocks.folder)

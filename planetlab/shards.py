@@ -114,18 +114,6 @@ def read_tiles(
     return pixels, valid
 
 # %% ../nbs/17_shards.ipynb #0c6e23c6
-def _reserve(
-    path: Path,   # .npy file to make
-    shape: tuple, # Of the array
-    dtype,        # Of the array
-) -> None:
-    "Make room for an array that will be written piece by piece"
-    with open(path, "wb") as f:
-        np.lib.format.write_array_header_2_0(f, {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape})
-        take = getattr(os, "posix_fallocate", lambda fd, at, n: os.ftruncate(fd, at + n)) # not on every system
-        take(f.fileno(), f.tell(), int(np.prod(shape)) * np.dtype(dtype).itemsize)
-
-
 def _write_rows(
     rows: pd.DataFrame,    # Of one scene
     shares: list[float],   # Share of valid pixels of each tile
@@ -164,13 +152,6 @@ def _shard_run(
     _write_rows(rows, shares, grids, path)
 
 # %% ../nbs/17_shards.ipynb #e1f7f4ad
-def _stamp(
-    path: str | Path, # Of a scene
-) -> list[int]: # Size (bytes) and time of the last change (ns); empty for what lies elsewhere
-    "What changes when a scene does: mosaics are too large to be read twice"
-    return [os.stat(path).st_size, os.stat(path).st_mtime_ns] if os.path.exists(path) else []
-
-
 def _run_all(
     folder: Path,          # Of the product
     kind: str,             # "shard" or "tiles"
@@ -183,7 +164,7 @@ def _run_all(
     "Follow a plan through blocks, and put the product in its place"
     work, catalog = folder / ".blocks", folder / "catalog.parquet"
     blocks = Blocks(work, runs_of(plan, part_px), {
-        "kind": kind, "plan": digest(plan.to_dict("list"), 64), "scenes": {str(s.path): _stamp(s.path) for s in scenes},
+        "kind": kind, "plan": digest(plan.to_dict("list"), 64), "scenes": {str(s.path): [os.stat(s.path).st_size, os.stat(s.path).st_mtime_ns] if os.path.exists(s.path) else [] for s in scenes},
         "nodata": scenes[0].nodata, "planetlab": __version__})
     if catalog.exists():
         check_same(folder, read_about(catalog), blocks.identity)
@@ -224,8 +205,10 @@ def write_shard(
     work = folder / ".blocks"
 
     def prepare():
-        _reserve(work / "pixels.npy", (len(plan), scenes[0].bands, h, w), scenes[0].dtype)
-        _reserve(work / "valid.npy", (len(plan), -(-h * w // 8)), "uint8")
+        take = getattr(os, "posix_fallocate", lambda fd, at, n: None) # not on every system
+        for name, shape, dtype in (("pixels", (scenes[0].bands, h, w), scenes[0].dtype), ("valid", (-(-h * w // 8),), "uint8")):
+            np.lib.format.open_memmap(work / f"{name}.npy", "w+", dtype, (len(plan), *shape))
+            with open(work / f"{name}.npy", "rb+") as f: take(f.fileno(), 0, os.fstat(f.fileno()).st_size)
     fn = partial(_shard_run, plan, nodata, work)
     return _run_all(folder, "shard", plan, scenes, fn, {"workers": workers, "client": client, "prepare": prepare}, part_px)
 
@@ -273,13 +256,13 @@ def tiff_head(
     bands: int,            # Number of bands
     dtype: str,            # Of the numbers
     nodata: float | None,  # "No data" value, if any
-) -> Callable[[Affine], bytes]: # Transform of a tile of the same shape -> all of a GeoTIFF that comes before its pixels
+) -> Callable[[Affine], bytes]: # Transform of a tile of the same shape -> all of a GeoTIFF that comes before its (H, W, C) pixels
     "The form of an uncompressed GeoTIFF"
     sample = np.arange(bands * grid.height * grid.width).astype(dtype).reshape(bands, *grid.shape)
     a, b, _, d, e, _ = list(grid.transform)[:6]
     with MemoryFile() as file:
         with file.open(driver="GTiff", height=grid.height, width=grid.width, count=bands, dtype=dtype, nodata=nodata, crs=grid.crs,
-                       transform=Affine(a, b, _X, d, e, _Y), blockysize=grid.height, interleave="band" if bands > 1 else "pixel") as dst: dst.write(sample)
+                       transform=Affine(a, b, _X, d, e, _Y), blockysize=grid.height, interleave="pixel") as dst: dst.write(sample)
         raw = bytes(file.getbuffer())
     head, order = raw[:-sample.nbytes], "<d" if raw[:2] == b"II" else ">d"
     at_x, at_y = (head.index(struct.pack(order, v)) for v in (_X, _Y))
@@ -312,7 +295,7 @@ def _tiles_run(
         pixels = tile.pixels if shares[-1] == 1 else np.where(tile.valid, tile.pixels, tile.pixels.dtype.type(blank))
         with open(work / "tiles" / f"{name}.tif", "wb") as f:
             f.write(head(tile.grid.transform))
-            f.write(np.ascontiguousarray(pixels))
+            f.write(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
     os.sync() # one flush for all files of the run, before the ledger counts them
     _write_rows(rows, shares, grids, path)
 
