@@ -1,6 +1,6 @@
 """How well a compact autoencoder redraws radar images of Venus that it has not seen, beside codes of the same length.
 
-    python benchmarks/compact_vae.py [--jartool FOLDER] [--out results/compact_vae.json]
+    python benchmarks/compact_vae.py [--jartool FOLDER] [--out benchmarks/compact_vae.json]
 
 Ground: a procedural Venus at 1.5 km/px, trained on its western part and judged on its eastern part, one
 window apart; with --jartool also Magellan images at 75 m/px (Burl et al. 1998), split by image. Grey level 0

@@ -22,7 +22,8 @@ from planetlab.core import file_digest, write_json
 from planetlab.latents import Extraction, attention_pool, extract_latents
 from planetlab.models.autoencoder import VAE, vae_loss
 from planetlab.shards import plan_tiles, write_shard, write_tiles
-from planetlab.train import Recipe, fit, save_model
+from planetlab.share import save_model
+from planetlab.train import Recipe, fit
 
 SIZE = 16
 

@@ -190,8 +190,7 @@ def show_exemplars(
             for ax, i in zip(line[start:], picked.row[(picked.cluster == label) & (picked.how == how)]):
                 show_img(chips[i], ax).set_title("" if titles is None else titles[i], fontsize=6, pad=2)
         line[0].text(-0.12, 0.5, "noise" if label < 0 else f"cluster {label}", transform=line[0].transAxes, ha="right", va="center", fontsize=8, color=colour_of(label))
-    axs[0, 0].set_title("nearest", fontsize=8, loc="left")
-    axs[0, n].set_title("random", fontsize=8, loc="left")
+    for start, how in ((0, "nearest"), (n, "random")): axs[0, start].annotate(how, (0, 1.22), xycoords="axes fraction", fontsize=8)
     return axs
 
 # %% ../nbs/41_cluster.ipynb #4ede9db3

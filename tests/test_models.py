@@ -15,7 +15,8 @@ from planetlab.chips import Chips, Symmetry, Views
 from planetlab.core import BadInput
 from planetlab.models.autoencoder import FAMILIES, PRESETS, VAE, Autoencoder, kl_to_unit, preset, vae_loss, vector
 from planetlab.models.objective import BETAS, OBJECTIVES, Objective, bce, cyclic, dissimilarity, held, l1, ms_ssim, mse, rising
-from planetlab.train import Recipe, fit, load_model, save_model
+from planetlab.share import load_model, save_model
+from planetlab.train import Recipe, fit
 
 some = settings(max_examples=12, deadline=None)
 ends = st.sampled_from(("flatten", "pool", "spatial"))

@@ -11,7 +11,7 @@ from conftest import command
 from safetensors.numpy import load_file
 
 from planetlab.core import PlanetlabError
-from planetlab.train import load_model
+from planetlab.share import load_model
 
 
 def test_a_run_folder_holds_everything(smoke):
