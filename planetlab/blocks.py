@@ -211,7 +211,7 @@ def merge_tables(
 ) -> None:
     "Put tables one below the other, one part in memory at a time"
     writer = None
-    for table in map(pq.read_table, parts):
+    for table in (pq.ParquetFile(part).read() for part in parts):
         if not table.num_rows: continue
         table = table.replace_schema_metadata({"planetlab": json.dumps(about)})
         writer = writer or pq.ParquetWriter(path, table.schema)

@@ -47,7 +47,7 @@ def mean_pool(
     share: np.ndarray, # (T,) valid share of each tile, above 0
 ) -> np.ndarray: # (D,)
     "The mean, weighted by what is valid"
-    return np.average(z.astype("float64"), axis=0, weights=share)
+    return share.astype("float64") @ z / share.sum(dtype="float64")
 
 
 def attention_pool(
@@ -57,7 +57,7 @@ def attention_pool(
     "A mean in which tiles count more the more they are like the whole"
     score = z @ mean_pool(z, share) / np.sqrt(z.shape[1]) + np.log(share)
     weight = np.exp(score - score.max())
-    return np.average(z.astype("float64"), axis=0, weights=weight)
+    return mean_pool(z, weight)
 
 # %% ../nbs/40_latents.ipynb #3a59f217
 def write_latents(

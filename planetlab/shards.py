@@ -8,6 +8,7 @@ __all__ = ['COLUMNS', 'plan_tiles', 'runs_of', 'iter_tiles', 'read_tiles', 'writ
 
 # %% ../nbs/17_shards.ipynb #b9d42c92
 import os
+import re
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -56,17 +57,17 @@ def _checked(
     missing = [c for c in COLUMNS if c not in plan]
     if missing: raise BadInput(f"the plan has no column {', '.join(missing)}; `plan_tiles` makes them")
     if plan.empty: raise BadInput("the plan has no window; check how it was filtered")
-    if plan.id.duplicated().any(): raise BadInput(f"id {plan.id[plan.id.duplicated()].iloc[0]!r} repeats; every tile needs its own")
-    bad = plan.id[~plan.id.astype(str).str.fullmatch(r"[\w#(),+-][\w .#(),+-]*")]
-    if len(bad): raise BadInput(f"id {bad.iloc[0]!r} cannot name a file; use letters, digits, '_', '-' and '.'")
-    shapes = plan[["height", "width"]].drop_duplicates()
-    if len(shapes) > 1: raise BadInput(f"windows of {len(shapes)} sizes, e.g. {shapes.values[:3].tolist()} px; one shard holds one size")
+    ids, shapes = [str(i) for i in plan.id], sorted(set(zip(plan.height.tolist(), plan.width.tolist())))
+    if len(set(ids)) < len(ids): raise BadInput(f"id {plan.id[plan.id.duplicated()].iloc[0]!r} repeats; every tile needs its own")
+    bad = [i for i in ids if not re.fullmatch(r"[\w#(),+-][\w .#(),+-]*", i)]
+    if bad: raise BadInput(f"id {bad[0]!r} cannot name a file; use letters, digits, '_', '-' and '.'")
+    if len(shapes) > 1: raise BadInput(f"windows of {len(shapes)} sizes, e.g. {shapes[:3]} px; one shard holds one size")
     return plan
 
 # %% ../nbs/17_shards.ipynb #1848b41a
 def runs_of(
     plan: pd.DataFrame,     # One row per window
-    max_px: int = 1 << 22,  # Pixels decoded at a time, about
+    max_px: int = 1 << 24,  # Pixels decoded at a time, about
 ) -> list[tuple[int, int]]: # First row, and the one behind the last
     "Runs of rows that are worth decoding together"
     scene, size = plan.scene.to_numpy(), int(plan.height.iloc[0]) * int(plan.width.iloc[0])
@@ -76,7 +77,7 @@ def runs_of(
     for i in range(1, len(plan)):
         wider = min(box[0], tops[i]), min(box[1], lefts[i]), max(box[2], bottoms[i]), max(box[3], rights[i])
         area = int(wider[2] - wider[0]) * int(wider[3] - wider[1])
-        most = max_px if tops[i] != tops[i - 1] else 16 * max_px
+        most = max_px if tops[i] != tops[i - 1] else 4 * max_px
         if scene[i] != scene[start] or area > min(most, 2 * size * (i + 1 - start)):
             runs.append((start, i))
             start, wider = i, (tops[i], lefts[i], bottoms[i], rights[i])
@@ -87,7 +88,7 @@ def runs_of(
 def iter_tiles(
     plan: pd.DataFrame,          # One row per window
     nodata: float | None = None, # "No data" value of scenes that do not declare their own
-    max_px: int = 1 << 22,       # Pixels decoded at a time, about
+    max_px: int = 1 << 24,       # Pixels decoded at a time, about
 ) -> Iterator[Tile]: # In the order of the plan
     "Cut tiles out of scenes; nothing happens until you loop over it"
     for start, stop in runs_of(plan, max_px):

@@ -137,7 +137,7 @@ def image(tmp_path_factory):
 
 
 @FAST
-@given(size=st.integers(20, 300), share=st.floats(0.1, 1), most=st.sampled_from([1, 5_000, 1 << 22]), seed=st.integers(0, 99), shuffled=st.booleans())
+@given(size=st.integers(20, 300), share=st.floats(0.1, 1), most=st.sampled_from([1, 5_000, 1 << 24]), seed=st.integers(0, 99), shuffled=st.booleans())
 def test_runs_cover_a_plan_in_order(image, size, share, most, seed, shuffled):
     plan = plan_tiles([image], size, max(1, size * 3 // 4)).sample(frac=share, random_state=seed)
     if not shuffled: plan = plan.sort_index()
