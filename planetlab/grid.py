@@ -103,6 +103,6 @@ def footprint(
     rows = np.concatenate([0 * t, t, 0 * t + 1, 1 - t, [0]]) * grid.height
     lon, lat = to_lonlat(*(grid.transform @ (cols, rows)), grid.crs, body)
     lon = np.unwrap(lon, period=360)
-    if abs(lon[-1] - lon[0]) < 180: return Polygon(np.c_[lon, lat])
+    if abs(lon[-1] - lon[0]) < 180: return Polygon(np.c_[lon, lat][:-1])
     if points < 64: return footprint(grid, body, 8 * points)
     return _over_pole(np.c_[lon, lat], 90 if lat.mean() > 0 else -90)

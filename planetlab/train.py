@@ -179,7 +179,7 @@ def _origin(
     names = re.sub(r" at 0x[0-9a-f]+", "", repr((recipe, task.loss_fn, processes)))
     sha = hashlib.sha256(names.encode())
     with torch.random.fork_rng(devices=[]): first = next(iter(train), ())
-    for t in (*task.model.state_dict().values(), *first): sha.update(t.detach().cpu().contiguous().view(torch.uint8).numpy())
+    for t in (*task.model.state_dict().values(), *first): sha.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     if start is not None: generator.set_state(start)
     return sha.hexdigest()
 
