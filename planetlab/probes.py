@@ -193,7 +193,8 @@ def describe(
             v = pd.Series(values[known & (labels == c)])
             q1, median, q3 = v.quantile([0.25, 0.5, 0.75])
             rows[name, c] = {"n": len(v), "mean": v.mean(), "sd": v.std(), "median": median, "q1": q1, "q3": q3, **effect}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["descriptor", "cluster"])
+    index = pd.MultiIndex.from_tuples(list(rows), names=["descriptor", "cluster"]) if rows else pd.MultiIndex.from_arrays([[], []], names=["descriptor", "cluster"])
+    return pd.DataFrame(list(rows.values()), index, ["n", "mean", "sd", "median", "q1", "q3", "eta2", "p"])
 
 # %% ../nbs/44_probes.ipynb #db7568e3
 def show_described(
@@ -202,6 +203,7 @@ def show_described(
 ) -> list[plt.Axes]:
     "Median and middle half of each descriptor by cluster"
     names = table.index.unique("descriptor")
+    if not len(names): return [] # nothing could be measured
     if ax is None: ax = plt.subplots(1, len(names), figsize=(2.4 * len(names), 2.6), squeeze=False, layout="constrained")[1][0]
     for a, name in zip(ax, names):
         t = table.loc[name]
