@@ -69,7 +69,8 @@ def interval(
     counts = np.zeros((len(g), len(t), len(c)))
     np.add.at(counts, (gi, ti, ci), 1)
     times = rng.multinomial(len(g), np.full(len(g), 1 / len(g)), size=draws)
-    low, high = np.percentile(of(np.tensordot(times, counts, 1)), [2.5, 97.5])
+    drawn, now = of(np.tensordot(times, counts, 1)), of(counts.sum(0))
+    low, high = np.percentile(drawn - drawn.mean() + now, [2.5, 97.5]) # rows drawn twice agree with themselves; that gain is taken away
     return float(low), float(high)
 
 # %% ../nbs/42_agreement.ipynb #5395160f
@@ -132,6 +133,7 @@ def matched(
     frame = frame[np.isfinite(frame.nuisance)]
     if frame.empty: raise BadInput(f"none of {len(types)} rows has the nuisance; give one finite number per row")
     frame["bin"] = pd.qcut(frame.nuisance, bins, labels=False, duplicates="drop") if frame.nuisance.nunique() > 1 else 0
+    frame["bin"] = pd.factorize(frame.bin, sort=True)[0] # without the bins that hold no row
     (_, ti), (_, ci), (_, gi) = (np.unique(frame[c], return_inverse=True) for c in ("type", "label", "group"))
     bi = frame.bin.to_numpy()
     counts = np.zeros((gi.max() + 1, bi.max() + 1, ti.max() + 1, ci.max() + 1))
@@ -140,7 +142,9 @@ def matched(
     (each, mean), (each_b, mean_b) = _within(counts.sum(0)), _within(drawn)
     rows = frame.groupby("bin").agg(low=("nuisance", "min"), high=("nuisance", "max"), n=("type", "size"), types=("type", "nunique"))
     rows.loc["all"] = [frame.nuisance.min(), frame.nuisance.max(), len(frame), frame.type.nunique()]
-    low, high = _limits(np.c_[each_b, mean_b])
+    drawn, now = np.c_[each_b, mean_b], np.r_[each, mean]
+    seen = np.isfinite(drawn)
+    low, high = _limits(drawn - np.where(seen, drawn, 0).sum(0) / np.maximum(seen.sum(0), 1) + now)
     return rows.assign(ari=[*map(float, each), float(mean)], ari_low=low, ari_high=high).astype({"n": int, "types": int})
 
 
@@ -213,7 +217,7 @@ def judge(
     types: Sequence,                 # (N,) what things are; never seen by the clustering
     split: Sequence,                 # (N,) "train" where clusters are fitted; see `on`
     groups: Sequence,                # (N,) ground or image; drawn together in the bootstrap
-    estimator,                       # A scikit-learn clusterer, with its own parameters
+    estimator,                       # A scikit-learn clusterer, or `z -> clusterer` if its parameters depend on what it is fitted on
     on: str = "val",                 # Split that is scored
     controls: Controls = Controls(), # Metadata, scale, stability
     *,
@@ -224,6 +228,9 @@ def judge(
     train, scored = split == "train", split == on
     if not (train.any() and scored.any()):
         raise BadInput(f"{train.sum()} rows are train and {scored.sum()} are {on}; the splits here are {sorted(set(split.tolist()))}")
+    for name, z in descriptions.items():
+        if np.shape(z)[:1] != types.shape or not np.isfinite(np.asarray(z)[train | scored]).all():
+            raise BadInput(f"{name!r} has shape {np.shape(z)} for {len(types)} rows, or numbers that are not finite; give one finite row per structure")
     keep = train | scored # other rows, such as a test part, change nothing
     first, extra = next(iter(descriptions)), rng.spawn(1)[0]
     sets = dict(descriptions)
@@ -232,7 +239,8 @@ def judge(
     sets[f"{first}, permuted"] = permuted(sets[first], rng=rng)
     train, scored, types, groups = (v[keep] for v in (train, scored, types, groups))
     if controls.scale is not None: controls = replace(controls, scale=np.asarray(controls.scale, float)[keep][scored])
-    found = {name: fit_clusters(z[train], estimator, rng=extra) for name, z in sets.items()}
+    make = estimator if callable(estimator) else lambda z: estimator
+    found = {name: fit_clusters(z[train], make(z[train]), rng=extra) for name, z in sets.items()}
     rows = {name: _score(found[name], z[scored], types[scored], groups[scored], controls, rng, extra) for name, z in sets.items()}
     for name in sets:
         labels = [assign(found[n], sets[n][scored]) for n in (name, METADATA) if n in sets]
@@ -249,7 +257,7 @@ def show_judged(
     if ax is None: _, ax = plt.subplots(figsize=(6, 0.5 + 0.4 * len(table)), layout="constrained")
     y = np.arange(len(table))[::-1]
     ari = table.ari.to_numpy()
-    ax.errorbar(ari, y, xerr=[ari - np.minimum(table.ari_low, ari), np.maximum(table.ari_high, ari) - ari], fmt="o", c="#0072B2", capsize=3)
+    ax.errorbar(ari, y, xerr=[ari - table.ari_low, table.ari_high - ari], fmt="o", c="#0072B2", capsize=3)
     if "ari_matched" in table: ax.plot(table.ari_matched, y - 0.18, "d", mfc="w", c="#D55E00", label="within matched scale")
     if "ari_matched" in table: ax.legend(frameon=False, fontsize=8)
     ax.axvline(0, ls=":", c="0.5")

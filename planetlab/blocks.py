@@ -6,6 +6,7 @@
 __all__ = ['Blocks', 'check_same', 'Part', 'iter_blocks', 'finish', 'merge_tables', 'read_about']
 
 # %% ../nbs/16_blocks.ipynb #6d431a79
+import errno
 import json
 import os
 import shutil
@@ -118,7 +119,11 @@ class Part(NamedTuple):
 
 def _make(fn: Callable, item, path: Path) -> str: # Its hash
     "Make one part, whole or not at all"
-    with atomic(path) as p: fn(item, p)
+    with atomic(path) as p:
+        try: fn(item, p)
+        except OSError as e: # a lost connection fails this block; a full disk fails them all
+            if isinstance(e, PlanetlabError) or e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES): raise
+            raise PlanetlabError(f"{type(e).__name__}: {e}") from e
     return file_digest(path)
 
 
@@ -211,7 +216,7 @@ def merge_tables(
 ) -> None:
     "Put tables one below the other, one part in memory at a time"
     writer = None
-    for table in (pq.ParquetFile(part).read() for part in parts):
+    for table in map(pq.read_table, parts):
         if not table.num_rows: continue
         table = table.replace_schema_metadata({"planetlab": json.dumps(about)})
         writer = writer or pq.ParquetWriter(path, table.schema)

@@ -110,7 +110,7 @@ def measure_structures(
         grow = [1 + 2 * (margin or {}).get("topo", 0) / (len(v) - 2 * (margin or {}).get("topo", 0)) for _, v in tiles["topo"]]
         rims = [measure_rim(p[0], v, g * r.width_m, 500 * r.max_km) if r.calibrated and v.any() else Rim()
                 for (p, v), g, r in zip(tiles["topo"], grow, table.itertuples())]
-    if "sar" in tiles:
+    if "sar" in tiles and "is_db" in table and table.is_db.all():
         skip = (margin or {}).get("sar", 0)
         here = slice(skip, -skip or None)
         db = np.array([ring_db(p[0][here, here], v[here, here], edges) for p, v in tiles["sar"]])

@@ -86,8 +86,8 @@ def _over_pole(
     lat = np.tile(ring[:, 1], 5)
     order = np.argsort(lon, kind="stable")
     edges = np.interp([-180, 180], lon[order], lat[order])
-    here = (lon > -180) & (lon < 180)
-    return Polygon([(-180, pole), (-180, edges[0]), *zip(lon[here], lat[here]), (180, edges[1]), (180, pole)])
+    around = order[(lon[order] > -180) & (lon[order] < 180)] # in the order of longitude, so that no two edges cross
+    return Polygon([(-180, pole), (-180, edges[0]), *zip(lon[around], lat[around]), (180, edges[1]), (180, pole)])
 
 
 def footprint(

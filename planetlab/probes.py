@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from scipy.stats import entropy, kruskal
+from scipy.stats import entropy
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -170,18 +170,18 @@ def nmi_ceiling(
 def _effect(
     values: np.ndarray, # (N,) finite, of clustered rows
     labels: np.ndarray, # (N,) int
-) -> dict: # eta2 and p; NaN where undefined
+) -> float: # Eta squared, 0 to 1; NaN where undefined
     "How much of a descriptor the clusters explain"
     parts = [values[labels == c] for c in np.unique(labels)]
     total = ((values - values.mean()) ** 2).sum() if len(values) else 0
-    if len(parts) < 2 or len(values) <= len(parts) or total == 0: return {"eta2": np.nan, "p": np.nan}
-    return {"eta2": float(sum(len(v) * (v.mean() - values.mean()) ** 2 for v in parts) / total), "p": float(kruskal(*parts).pvalue)}
+    if len(parts) < 2 or len(values) <= len(parts) or total == 0: return np.nan
+    return float(sum(len(v) * (v.mean() - values.mean()) ** 2 for v in parts) / total)
 
 
 def describe(
     descriptors: pd.DataFrame, # (N, M) numbers with units in their names; NaN where one could not be measured
     labels: Sequence,          # (N,) int; -1 is noise
-) -> pd.DataFrame: # By descriptor and cluster: n, mean, sd, median, q1, q3; eta2 and p of the descriptor
+) -> pd.DataFrame: # By descriptor and cluster: n, mean, sd, median, q1, q3; eta2 of the descriptor
     "What clusters differ in, in numbers one can measure"
     labels, rows = np.asarray(labels), {}
     if len(labels) != len(descriptors): raise BadInput(f"{len(descriptors)} rows of descriptors and {len(labels)} labels; both must describe the same structures")
@@ -192,9 +192,9 @@ def describe(
         for c in np.unique(labels):
             v = pd.Series(values[known & (labels == c)])
             q1, median, q3 = v.quantile([0.25, 0.5, 0.75])
-            rows[name, c] = {"n": len(v), "mean": v.mean(), "sd": v.std(), "median": median, "q1": q1, "q3": q3, **effect}
+            rows[name, c] = {"n": len(v), "mean": v.mean(), "sd": v.std(), "median": median, "q1": q1, "q3": q3, "eta2": effect}
     index = pd.MultiIndex.from_tuples(list(rows), names=["descriptor", "cluster"]) if rows else pd.MultiIndex.from_arrays([[], []], names=["descriptor", "cluster"])
-    return pd.DataFrame(list(rows.values()), index, ["n", "mean", "sd", "median", "q1", "q3", "eta2", "p"])
+    return pd.DataFrame(list(rows.values()), index, ["n", "mean", "sd", "median", "q1", "q3", "eta2"])
 
 # %% ../nbs/44_probes.ipynb #db7568e3
 def show_described(

@@ -64,14 +64,17 @@ def parameters(
     notebook: Path, # With one cell tagged `parameters`
 ) -> dict[str, Parameter]: # By name, in order
     "What can be set in a pipeline, read from its parameters cell"
-    nb = nbformat.read(notebook, as_version=4)
+    try:
+        nb = nbformat.read(notebook, as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError) as e:
+        raise Corrupt(f"{notebook} is no notebook: {e}"[:300] + "; open it in JupyterLab and save it") from e
     cells = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1: raise BadInput(f"{notebook} has {len(cells)} cells tagged `parameters`; a pipeline has one")
     source = cells[0].source
-    comments = {t.start[0]: t.string.lstrip("# ") for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT}
     try:
+        comments = {t.start[0]: t.string.lstrip("# ") for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT}
         return {n.targets[0].id: Parameter(ast.literal_eval(n.value), comments.get(n.end_lineno, "")) for n in ast.parse(source).body}
-    except (AttributeError, ValueError) as e:
+    except (AttributeError, ValueError, SyntaxError, tokenize.TokenError) as e:
         raise BadInput(f"the parameters cell of {notebook} holds more than `name = value # meaning` lines: {e}") from e
 
 # %% ../nbs/61_runs.ipynb #4ab2cba9
@@ -100,7 +103,7 @@ def settle(
 ) -> dict: # Every parameter with its value
     "Defaults overridden by what was given; raises `BadInput` for a name or type that does not fit"
     values = {name: p.value for name, p in known.items()}
-    for name, value in ((n, v) for d in given for n, v in d.items()):
+    for name, value in ((str(n), v) for d in given for n, v in d.items()):
         if name not in known: raise BadInput(f"no parameter {name!r}; {_nearest(name, list(known))}")
         values[name] = _as_type(name, value, known[name].value)
     return values
@@ -193,6 +196,7 @@ def _claim(
         record.unlink()
         return False
     old = read_json(record)
+    if not isinstance(old, dict): raise Corrupt(f"{record} describes no run; start over with --fresh")
     changed = [k for k in who if old.get("identity", {}).get(k) != who[k]]
     if changed: raise ModelMismatch(f"{folder} belongs to a run with other {' and '.join(changed)}; choose another --out, or start over with --fresh")
     return old["status"] == "finished"

@@ -26,7 +26,7 @@ from scipy.ndimage import label
 from .bodies import Body, body_of, datum_of
 from .core import BadInput, Corrupt, MissingCRS
 from .grid import Grid
-from .headers import Physical, Viewing, physical_of, read_header, specials_of, viewing_of
+from .headers import MAGELLAN, Physical, Viewing, physical_of, read_header, specials_of, viewing_of
 from .windows import inside
 
 # %% ../nbs/11_scene.ipynb #1219a038
@@ -97,7 +97,7 @@ def _world(
                        "leave `body` out, or set the raster's CRS")
     return told
 
-
+# %% ../nbs/11_scene.ipynb #c812b3ea
 def open_scene(
     path: str | Path,            # Anything GDAL reads, here or away (https://, s3://, /vsizip/…): GeoTIFF, PDS, ISIS, VRT, PNG, …
     nodata: float | None = None, # "No data" value of a file that does not declare its own
@@ -112,8 +112,10 @@ def open_scene(
         header, bands = read_header(src), _bands(src)
         dtype = np.result_type(*[src.dtypes[b - 1] for b in bands]).name
         declared = src.nodata if src.nodata is not None else nodata
+        known = physical or physical_of(src, header)
+        no_data = specials_of(header, dtype, src.driver) + ((0.0,) if known == MAGELLAN else ())
         return Scene(path, Grid(src.height, src.width, src.transform, src.crs), _world(src.crs, body, path), len(bands), dtype,
-                     declared, specials_of(header, dtype, src.driver), physical or physical_of(src, header), viewing_of(header))
+                     declared, no_data, known, viewing_of(header))
 
 
 def _bands(src) -> list[int]:
@@ -151,13 +153,17 @@ def _read(
         data, seen = scene.array[:, rows, cols], True
     else:
         with reading(scene.path), rasterio.open(_name(scene.path)) as src:
-            data = src.read(_bands(src), window=part)
+            bands = _bands(src)
+            data = np.stack([src.read(b, window=part).astype(scene.dtype) for b in bands]) if len(set(src.dtypes)) > 1 else src.read(bands, window=part)
             masked = any({MaskFlags.per_dataset, MaskFlags.alpha} & set(flags) for flags in src.mask_flag_enums)
             seen = src.dataset_mask(window=part) > 0 if masked else True
+            declared = [src.nodatavals[b - 1] for b in bands]
+            if len(set(declared)) > 1: # every band has its own
+                seen = seen & np.all([np.ones(d.shape, bool) if v is None else d != v for d, v in zip(data, declared)], 0)
     valid = is_valid(data, scene.nodata, scene.specials) & seen
     return data, valid if scene.gaps is None else valid & ~scene.gaps[rows, cols]
 
-
+# %% ../nbs/11_scene.ipynb #71fac004
 def read_tile(
     scene: Scene,                 # From `open_scene` or `scene_of`
     window: Window | None = None, # Pixels wanted; it may reach beyond the raster; all if None

@@ -22,7 +22,8 @@ from .catalog import ground_groups
 from .core import BadInput
 from .grid import Grid, footprint, grid_around
 from .mosaic import cut
-from .scene import Scene, Tile, open_scene, read_tile, reading
+from .headers import MAGELLAN
+from .scene import Scene, Tile, open_scene, read_tile, reading, to_physical
 from .surveys import TYPES, StructureName, format_name, parse_name, read_survey, read_table
 from .windows import random_windows, window_around
 
@@ -39,7 +40,7 @@ def read_structures(
     folder: str | Path,  # Holds sar.tif, topo.tif or emissivity.tif, and one or more catalogues (*.csv)
     reach: float = 1.7,  # Width of a window, published diameters
     seen: float = 1.0,   # Width of the ground that counts as seen, windows
-) -> pd.DataFrame: # `read_survey`, and width_m, footprint, is_narrow, calibrated, look_deg
+) -> pd.DataFrame: # `read_survey`, and width_m, footprint, is_narrow, calibrated, is_db, look_deg
     "The catalogues of a folder as one table, with the window of each structure"
     folder = Path(folder)
     table = read_survey(folder)
@@ -47,6 +48,7 @@ def read_structures(
     table["footprint"] = [footprint(grid_around(VENUS, r.lon, r.lat, seen * r.width_m, 64), VENUS) for r in table.itertuples()]
     table["is_narrow"] = table.width_m < 1e3 * table.max_km
     table["calibrated"] = _tags(folder / "topo.tif").get("dtype", "uint8") != "uint8"
+    table["is_db"] = (folder / "sar.tif").exists() and open_scene(folder / "sar.tif").physical == MAGELLAN
     table["look_deg"] = float(_tags(folder / "sar.tif").get("LOOK_DEG", "nan"))
     return table
 
@@ -91,6 +93,8 @@ def read_labels(
     "Expert marks and as many background windows, one row each"
     folder = Path(folder)
     marks = read_table(folder / "labels.csv", ("image", "x", "y", "class_id"))
+    if marks.empty: raise BadInput(f"{folder / 'labels.csv'} holds no mark; it needs one line per mark")
+    marks = marks.assign(image=marks.image.astype(str), **{c: pd.to_numeric(marks[c], errors="coerce") for c in ("x", "y", "class_id")})
     marks["type"] = marks.class_id.map(_LEVELS)
     wrong = marks.type.isna() | ~np.isfinite(marks.x) | ~np.isfinite(marks.y)
     if wrong.any(): raise BadInput(f"{folder / 'labels.csv'}, line {wrong.idxmax() + 2}: {marks[wrong].iloc[0].to_dict()}; "
@@ -250,7 +254,9 @@ def structure_tile(
         scene = open_scene(Path(folder) / "images" / row.image, nodata=0)
         return read_tile(scene, window_around(row.row, row.col, size + 2 * margin))
     if hasattr(row, "crop"): return crop_tile(read_crop(crop_path(row, folder, product)), row.tile, size, margin)
-    return cut(open_scene(Path(folder) / f"{product}.tif"), structure_grid(row, size, margin))
+    scene = open_scene(Path(folder) / f"{product}.tif")
+    tile = cut(scene, structure_grid(row, size, margin))
+    return to_physical(tile, scene) if product == "topo" else tile # heights in metres, whatever they were stored in
 
 # %% ../nbs/15_structures.ipynb #31ba10fb
 def radial_profile(

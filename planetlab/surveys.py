@@ -104,11 +104,11 @@ def read_published(
     table[_NUMBERS] = table[_NUMBERS].apply(pd.to_numeric, errors="coerce").astype(float)
     table.insert(1, "type", table.id.astype(str).str.extract(r"^(\w+)_\d{3,}$")[0].map(TYPES))
     table["min_km"] = table.min_km.where(table.min_km > 0)
-    bad = (table.type.isna() | ~(table.lat.abs() <= 90) | ~(table.lon.abs() <= 360) | ~(table.max_km > 0)
+    bad = (table.type.isna() | ~(table.lat.abs() <= 90) | ~(table.lon.abs() <= 360) | ~(table.max_km > 0) | (table.max_km > 12_104)
            | np.isinf(table.max_km) | (table.min_km > table.max_km) | table.id.duplicated())
     if bad.any():
         raise BadInput(f"{path}, {bad.sum()} bad rows, first in line {bad.idxmax() + 2}: {table[bad].iloc[0].to_dict()}; ids are unique, "
-                       f"{' or '.join(TYPES)} and three digits, latitude is -90 to 90, Max_D_km is positive and not below Min_D_km")
+                       f"{' or '.join(TYPES)} and three digits, latitude is -90 to 90, Max_D_km is positive, not below Min_D_km and not above the diameter of Venus")
     return table
 
 # %% ../nbs/09_surveys.ipynb #b181c2dd

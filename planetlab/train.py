@@ -73,6 +73,7 @@ class Recipe:
     def __post_init__(self):
         if self.epochs < 1: raise BadInput(f"a recipe of {self.epochs} epochs trains nothing; use 1 or more")
         if self.precision not in ("no", "bf16", "auto"): raise BadInput(f'precision {self.precision!r}; use "no", "bf16" or "auto"')
+        if not (self.lr > 0 and self.clip > 0): raise BadInput(f"lr {self.lr}, clip {self.clip}; both are positive; `math.inf` never clips")
         if not 0 <= self.ema < 1: raise BadInput(f"ema {self.ema}; use 0 for none, or a number just below 1 such as 0.999")
         if self.micro_batch < 0: raise BadInput(f"micro_batch {self.micro_batch}; use 0 for whole batches, or a number of chips")
 
@@ -169,18 +170,20 @@ class _Draws:
 
 def _origin(
     task: _Task,       # Model and loss as they start
-    train: Iterable,   # Batches to learn from
+    loaders: Iterable, # Of batches to learn from and to judge by
     recipe: Recipe,    # How to train
     processes: int,    # That share the work
 ) -> str: # SHA-256
     "What a training starts from; two trainings with the same origin are the same"
-    generator = getattr(train, "generator", None)
-    start = generator.get_state() if generator is not None else None
-    names = re.sub(r" at 0x[0-9a-f]+", "", repr((recipe, task.loss_fn, processes)))
+    names = re.sub(r" at 0x[0-9a-f]+", "", repr((recipe, task.loss_fn, task.bf16, processes)))
     sha = hashlib.sha256(names.encode())
-    with torch.random.fork_rng(devices=[]): first = next(iter(train), ())
-    for t in (*task.model.state_dict().values(), *first): sha.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    if start is not None: generator.set_state(start)
+    tensors = list(task.model.state_dict().values())
+    for batches in loaders:
+        generator = getattr(batches, "generator", None)
+        start = generator.get_state() if generator is not None else None
+        with torch.random.fork_rng(devices=[]): tensors += next(iter(batches), ())
+        if start is not None: generator.set_state(start)
+    for t in tensors: sha.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return sha.hexdigest()
 
 # %% ../nbs/21_train.ipynb #226a5f57
@@ -277,7 +280,7 @@ def fit(
     run = _Run(model, loss_fn, train, val, recipe)
     if run.crew.num_processes > 1 and getattr(train, "generator", None) is None:
         raise BadInput("batches without a `generator` differ between processes; give the loader one, seeded alike everywhere")
-    origin = _origin(run.task, train, recipe, run.crew.num_processes) if state else ""
+    origin = _origin(run.task, (train, val), recipe, run.crew.num_processes) if state else ""
     rows = state.load(run.parts, origin) if state else []
     model.eval()
     yield from list(rows)
