@@ -71,7 +71,7 @@ def interval(
     times = rng.multinomial(len(g), np.full(len(g), 1 / len(g)), size=draws)
     drawn, now = of(np.tensordot(times, counts, 1)), of(counts.sum(0))
     low, high = np.percentile(drawn - drawn.mean() + now, [2.5, 97.5]) # rows drawn twice agree with themselves; that gain is taken away
-    return float(low), float(high)
+    return float(min(low, now)), float(max(high, now))
 
 # %% ../nbs/42_agreement.ipynb #5395160f
 def purity(
@@ -257,7 +257,7 @@ def show_judged(
     if ax is None: _, ax = plt.subplots(figsize=(6, 0.5 + 0.4 * len(table)), layout="constrained")
     y = np.arange(len(table))[::-1]
     ari = table.ari.to_numpy()
-    ax.errorbar(ari, y, xerr=[ari - table.ari_low, table.ari_high - ari], fmt="o", c="#0072B2", capsize=3)
+    ax.errorbar(ari, y, xerr=np.maximum([ari - table.ari_low, table.ari_high - ari], 0), fmt="o", c="#0072B2", capsize=3)
     if "ari_matched" in table: ax.plot(table.ari_matched, y - 0.18, "d", mfc="w", c="#D55E00", label="within matched scale")
     if "ari_matched" in table: ax.legend(frameon=False, fontsize=8)
     ax.axvline(0, ls=":", c="0.5")
