@@ -72,8 +72,9 @@ JOBS = {f.__name__: f for f in (extraction, shard, tiles, training)}
 
 
 def products(out: Path) -> dict[str, str]:
-    "Hash of every file, but for the training's state, which is no result"
-    return {p.relative_to(out).as_posix(): file_digest(p) for p in sorted(out.rglob("*")) if p.is_file() and p.suffix not in (".pt", ".lock")}
+    "Hash of every file, but for the training's state and what a killed write left hidden, which are no results"
+    return {p.relative_to(out).as_posix(): file_digest(p) for p in sorted(out.rglob("*"))
+            if p.is_file() and p.suffix not in (".pt", ".lock") and ".partial" not in p.name}
 
 
 def processes():
