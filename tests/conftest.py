@@ -41,3 +41,11 @@ def jartool():
     folder = ROOT.parent / "shared" / "data" / "venus_jartool"
     if not folder.is_dir(): pytest.skip(f"real data absent: {folder.name} is not in ../shared/data")
     return folder
+
+
+SLOW = ("test_resume", "test_site", "test_pipelines", "test_package", "test_blocks")
+
+
+def pytest_collection_modifyitems(items):
+    "Files that take minutes begin first, so that no worker waits for another at the end"
+    items.sort(key=lambda i: SLOW.index(i.path.stem) if i.path.stem in SLOW else len(SLOW))
