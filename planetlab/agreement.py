@@ -21,6 +21,7 @@ from sklearn.metrics import (adjusted_rand_score, calinski_harabasz_score, davie
 
 from .cluster import Clusters, assign, fit_clusters, permuted
 from .core import BadInput
+from .show import show_intervals
 
 # %% ../nbs/42_agreement.ipynb #1aba7747
 def agreement(
@@ -254,14 +255,10 @@ def show_judged(
     title: str = "",     # Protocol in a few words
 ) -> plt.Axes:
     "ARI of each row with its interval, and within matched scale where that was asked; the dotted line is chance"
-    if ax is None: _, ax = plt.subplots(figsize=(6, 0.5 + 0.4 * len(table)), layout="constrained")
-    y = np.arange(len(table))[::-1]
-    ari = table.ari.to_numpy()
-    ax.errorbar(ari, y, xerr=np.maximum([ari - table.ari_low, table.ari_high - ari], 0), fmt="o", c="#0072B2", capsize=3)
-    if "ari_matched" in table: ax.plot(table.ari_matched, y - 0.18, "d", mfc="w", c="#D55E00", label="within matched scale")
+    ax = show_intervals(table.index, table.ari, (table.ari_low, table.ari_high), ax, title, "adjusted Rand index, 95 % interval")
+    if "ari_matched" in table: ax.plot(table.ari_matched, ax.get_yticks() - 0.18, "d", mfc="w", c="#D55E00", label="within matched scale")
     if "ari_matched" in table: ax.legend(frameon=False, fontsize=8)
-    ax.axvline(0, ls=":", c="0.5")
-    ax.set(yticks=y, yticklabels=table.index, xlim=(-0.15, 1.02), xlabel="adjusted Rand index, 95 % interval", title=title)
+    ax.set_xlim(-0.15, 1.02)
     return ax
 
 # %% ../nbs/42_agreement.ipynb #f0f1388c

@@ -9,11 +9,11 @@ __all__ = ['to_numbers', 'write_result', 'read_result', 'measures', 'show_measur
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 
 import planetlab
 from .core import BadInput, Corrupt, digest, read_json, resolve, write_json
+from .show import show_intervals
 
 # %% ../nbs/46_results.ipynb #19d17d87
 def to_numbers(
@@ -87,13 +87,8 @@ def show_measures(
     title: str = "",     # Protocol in a few words
 ) -> plt.Axes:
     "Each value with its interval"
-    if ax is None: _, ax = plt.subplots(figsize=(7, 0.8 + 0.3 * len(table)), layout="constrained")
-    y = np.arange(len(table))[::-1]
-    off = np.abs(table[["low", "high"]].to_numpy().T - table.value.to_numpy())
-    ax.errorbar(table.value, y, xerr=off, fmt="o", c="#0072B2", capsize=3)
-    ax.axvline(0, ls=":", c="0.5")
-    ax.set(yticks=y, yticklabels=[i[0] for i in table.index], xlabel=f"{table.index[0][1].upper()}, 95 % interval", title=title)
-    return ax
+    names, measure = table.index.get_level_values("of"), table.index[0][1]
+    return show_intervals(names, table.value, (table.low, table.high), ax, title, f"{measure.upper()}, 95 % interval")
 
 # %% ../nbs/46_results.ipynb #8f71ca9d
 def holds(

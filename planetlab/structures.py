@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_structures', 'structure_grid', 'read_labels', 'read_crop', 'seed_windows', 'read_crops', 'crop_tile',
-           'crop_path', 'structure_tile', 'radial_profile']
+           'crop_path', 'structure_tile', 'sector_profiles', 'radial_profile']
 
 # %% ../nbs/15_structures.ipynb #12ad79af
 from dataclasses import replace
@@ -15,17 +15,16 @@ import pandas as pd
 import rasterio
 from affine import Affine
 from rasterio.windows import Window
-from shapely.geometry import Polygon
 
 from .bodies import VENUS, local_crs, to_lonlat
 from .catalog import ground_groups
 from .core import BadInput
 from .grid import Grid, footprint, grid_around
-from .mosaic import cut
 from .headers import MAGELLAN
+from .mosaic import cut
 from .scene import Scene, Tile, open_scene, read_tile, reading, to_physical
 from .surveys import TYPES, StructureName, format_name, parse_name, read_survey, read_table
-from .windows import random_windows, window_around
+from .windows import random_windows, tile_windows, window_around
 
 # %% ../nbs/15_structures.ipynb #38c7d60c
 def _tags(
@@ -141,7 +140,7 @@ def seed_windows(
     width: int,  # Of a published window, px
 ) -> list[Window]: # Row by row; the last row may reach beyond the raster
     "The 512 px tiles of the published study: side by side in a row, rows 480 px apart"
-    return [Window(x, y, 512, 512) for y in range(0, height, 480) for x in range(0, width, 512)]
+    return tile_windows(height, width, 512, (480, 512), "pad")
 
 # %% ../nbs/15_structures.ipynb #e7277032
 def _agrees(
@@ -166,17 +165,6 @@ def _crop_names(
     return {n.id: n for n in names}
 
 # %% ../nbs/15_structures.ipynb #81e5c5ca
-def _tile_outlines(
-    grid: Grid,            # Of a published window
-    windows: list[Window], # Of its tiles
-) -> list[Polygon]: # Longitude and latitude, degrees
-    "`footprint` of many windows in one go"
-    edge = np.array([[0, 0], [1, 0], [2, 0], [2, 1], [2, 2], [1, 2], [0, 2], [0, 1]]) / 2
-    col, row = (np.array([[w.col_off, w.row_off] for w in windows])[:, None] + 512 * edge).reshape(-1, 2).T
-    lon, lat = (v.reshape(-1, 8) for v in to_lonlat(*(grid.transform @ (col, row)), grid.crs, VENUS))
-    return [Polygon(p) for p in np.stack([np.unwrap(lon, period=360), lat], -1)]
-
-
 def read_crops(
     folder: str | Path, # Holds published windows (*.tif) and, if at hand, their catalogues (*.csv)
 ) -> pd.DataFrame: # id, structure, type, catalogue, name, lon, lat, max_km, min_km, crop, tile, row, col, width_m, window_km, …
@@ -198,7 +186,7 @@ def read_crops(
             "catalogue": "" if listed is None else listed.catalogue, "name": name.name, "lon": lon, "lat": lat,
             "max_km": float(name.max_km), "min_km": float(name.min_km or "nan"), "crop": crop, "tile": range(len(windows)), "row": row, "col": col,
             "width_m": 512 * grid.transform.a, "window_km": float(name.width_km), "is_narrow": name.is_narrow, "calibrated": False,
-            "footprint": _tile_outlines(grid, windows)}))
+            "footprint": [footprint(grid.window(w), VENUS, 2) for w in windows]}))
     groups = pd.Series(ground_groups(outlines))
     first = groups.map(lambda g: parts[groups[groups == g].index[0]].structure[0])
     return pd.concat([p.assign(group=g) for p, g in zip(parts, first)], ignore_index=True)
@@ -259,16 +247,27 @@ def structure_tile(
     return to_physical(tile, scene) if product == "topo" else tile # heights in metres, whatever they were stored in
 
 # %% ../nbs/15_structures.ipynb #31ba10fb
+def sector_profiles(
+    img: np.ndarray,   # (H, W) values
+    valid: np.ndarray, # (H, W) bool, True where `img` holds data
+    edges: np.ndarray, # (B + 1,) rising distances from the centre, half-widths of the image
+    sectors: int = 16, # Directions looked along
+) -> np.ndarray: # (S, B) mean per direction and ring; NaN where there is no data
+    "Profiles outwards from the centre, one per direction"
+    h, w = img.shape
+    y, x = np.mgrid[-1 + 1 / h:1 - 1 / h:h * 1j, -1 + 1 / w:1 - 1 / w:w * 1j]
+    ring = np.digitize(np.hypot(x, y), edges) - 1
+    sector = ((np.arctan2(y, x) / (2 * np.pi) % 1) * sectors).astype(int) % sectors
+    inside, n = valid & (ring >= 0) & (ring < len(edges) - 1), len(edges) - 1
+    cell = (sector * n + ring)[inside]
+    count, total = np.bincount(cell, minlength=sectors * n), np.bincount(cell, img[inside], minlength=sectors * n)
+    return np.where(count, total / np.maximum(count, 1), np.nan).reshape(sectors, n)
+
+
 def radial_profile(
     img: np.ndarray,     # (H, W) values
     valid: np.ndarray,   # (H, W) bool, True where `img` holds data
     edges: np.ndarray,   # (B + 1,) rising distances from the centre, half-widths of the image
 ) -> np.ndarray: # (B,) mean over each ring; NaN where a ring holds no data
     "Mean over all directions, by distance from the centre"
-    h, w = img.shape
-    y, x = np.mgrid[-1 + 1 / h:1 - 1 / h:h * 1j, -1 + 1 / w:1 - 1 / w:w * 1j]
-    ring = np.digitize(np.hypot(x, y)[valid], edges) - 1
-    inside = (ring >= 0) & (ring < len(edges) - 1)
-    count = np.bincount(ring[inside], minlength=len(edges) - 1)
-    total = np.bincount(ring[inside], img[valid][inside], minlength=len(edges) - 1)
-    return np.where(count, total / np.maximum(count, 1), np.nan)
+    return sector_profiles(img, valid, edges, 1)[0]

@@ -17,8 +17,9 @@ from torch import nn
 
 from planetlab.chips import PRODUCTS, Chips, LazyChips, Symmetry, Views, draw_moves, make_chips, move, random_view, same, shared
 from planetlab.core import BadInput, CannotWrite, Corrupt, EmptyTile, ModelMismatch
-from planetlab.measure import BETAS, bicubic, constant, iter_scores, mean_scores, ms_ssim, pixel_errors, ssim
+from planetlab.measure import bicubic, constant, iter_scores, mean_scores, pixel_errors, ssim
 from planetlab.models.autoencoder import VAE, vae_loss
+from planetlab.models.objective import BETAS, ms_ssim
 from planetlab.share import load_model, save_model, share_model
 from planetlab.stretch import Stretch
 from planetlab.train import Constant, Cosine, Decay, OneCycle, Recipe, TrainState, fit
@@ -398,7 +399,8 @@ def test_measures_look_at_valid_pixels_only_and_stream(seed, batch):
     x, recon, valid = torch.rand(8, 2, 24, 24, generator=g), torch.rand(8, 2, 24, 24, generator=g), torch.rand(8, 1, 24, 24, generator=g) > 0.01
     valid[0] = False
     bad = torch.where(valid, x, torch.nan), torch.where(valid, recon, 1e9)
-    for measure in (ssim, lambda *a: ms_ssim(*a, BETAS[:2]), lambda *a: pixel_errors(*a)["psnr"], lambda *a: pixel_errors(*a)["max_abs"]):
+    assert torch.equal(ms_ssim(recon, x, valid, BETAS[:2]), ms_ssim(bad[1], bad[0], valid, BETAS[:2]))
+    for measure in (ssim, lambda *a: pixel_errors(*a)["psnr"], lambda *a: pixel_errors(*a)["max_abs"]):
         assert torch.equal(measure(recon, x, valid).nan_to_num(-9), measure(bad[1], bad[0], valid).nan_to_num(-9))
         assert measure(recon, x, valid)[0].isnan()
     for way in (constant, bicubic):
@@ -411,5 +413,6 @@ def test_too_small_for_a_similarity_is_refused():
     for side, n in ((175, 5), (87, 4), (10, 1)):
         x = torch.rand(1, 1, side, side)
         with pytest.raises(BadInput, match=f"{side} px are too few"): ms_ssim(x, x, x > -1, BETAS[:n])
+    with pytest.raises(BadInput, match="10 px are too few"): ssim(x, x, x > -1)
     x = torch.rand(1, 1, 176, 176)
     assert ms_ssim(x, x, x > -1).item() == pytest.approx(1)
