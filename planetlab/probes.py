@@ -35,12 +35,19 @@ def _predicted(
     return cross_val_predict(make_pipeline(StandardScaler(), last), z, target, groups=groups, cv=GroupKFold(folds))
 
 
+def _moved(y, groups, rng):
+    "Values moved group by group: neighbours of one group stay neighbours, as they are alike"
+    _, first = np.unique(groups, return_inverse=True)
+    order = np.argsort(rng.permutation(first.max() + 1)[first], kind="stable")
+    return y[order][np.argsort(np.argsort(first, kind="stable"))]
+
+
 def probe(
     z: np.ndarray,           # (N, D) descriptions
     nuisances: pd.DataFrame, # (N, M) numbers or classes; rows where one is missing are left out of it
     groups: Sequence,        # (N,) ground or image; left out of the fit together
     folds: int = 5,          # Of the cross-validation
-    nulls: int = 19,         # Shuffles of each nuisance
+    nulls: int = 19,         # Shuffles of each nuisance, group by group
     *,
     rng: np.random.Generator, # Source of the shuffles
 ) -> pd.DataFrame: # By nuisance: what ("r2" or "balanced accuracy"), n, score, null mean, null_high, p
@@ -56,7 +63,7 @@ def probe(
         if len(set(y.tolist())) < 2:
             rows[name] = {"what": what, "n": len(y), "score": np.nan, "null": np.nan, "null_high": np.nan, "p": np.nan}
             continue
-        found, *null = (score(t, _predicted(x, t, g, folds)) for t in (y, *(rng.permutation(y) for _ in range(nulls))))
+        found, *null = (score(t, _predicted(x, t, g, folds)) for t in (y, *(_moved(y, g, rng) for _ in range(nulls))))
         rows[name] = {"what": what, "n": len(y), "score": float(found), "null": float(np.mean(null)), "null_high": float(np.max(null)),
                       "p": float((1 + np.sum(np.array(null) >= found)) / (1 + nulls))}
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -1,6 +1,7 @@
 "The Venus pipeline as a user runs it: whole, refused, resumed, killed"
 import json
 import os
+from pathlib import Path
 
 import geopandas as gpd
 import nbformat
@@ -121,6 +122,22 @@ def test_real_images_with_a_test_folder(jartool, tmp_path):
     assert metrics["n"]["test"] > 50 and "metadata only" in metrics["test"]["k-means"]
     again = command(*args, "-p", f"data_dir={tmp_path / 'known'}", "-p", f"test_dir={tmp_path / 'known'}", "--fresh", cwd=tmp_path)
     assert again.returncode == 1 and "test images are among those learned from" in again.stderr
+
+
+def test_the_published_encoder_on_the_published_windows(tmp_path):
+    folder = Path(__file__).parents[2] / "shared" / "data" / "venus_topo_maldan13"
+    if not folder.is_dir(): pytest.skip(f"real data absent: {folder.name} is not in ../shared/data")
+    done = command("run", "venus", "-f", "venus_topo_maldan13", "-p", "epochs_topo=1", "-p", f"data_dir={folder}", "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    model, _ = load_model(tmp_path / "run" / "model_topo")
+    assert sum(p.numel() for p in model.parameters()) == 61_777
+
+
+def test_a_stack_and_the_shift_of_its_bands(smoke):
+    metrics = json.loads((smoke / "metrics.json").read_text())
+    assert {"latents stack", "pixels + PCA stack"} <= set(metrics["val"]["k-means"])
+    assert metrics["shift of the heights, km"]["own place"]["east_km n"] >= 3
+    assert load_model(smoke / "model_stack")[0].design.channels == 2
 
 
 def test_a_test_folder_changes_nothing_else(smoke, tmp_path):
