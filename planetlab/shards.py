@@ -68,7 +68,7 @@ def _checked(
 # %% ../nbs/17_shards.ipynb #1848b41a
 def runs_of(
     plan: pd.DataFrame,     # One row per window
-    max_px: int = 1 << 21,  # Pixels decoded at a time, about
+    max_px: int = 1 << 22,  # Pixels decoded at a time, about
 ) -> list[tuple[int, int]]: # First row, and the one behind the last
     "Runs of rows that are worth decoding together"
     scene, tops, lefts, heights, widths = (plan[c].tolist() for c in COLUMNS[1:])
@@ -77,7 +77,7 @@ def runs_of(
     for i in range(1, len(plan)):
         wider = min(box[0], tops[i]), min(box[1], lefts[i]), max(box[2], bottoms[i]), max(box[3], rights[i])
         area = (wider[2] - wider[0]) * (wider[3] - wider[1])
-        most = max_px if tops[i] != tops[i - 1] else 32 * max_px
+        most = max_px if tops[i] != tops[i - 1] else 16 * max_px
         if scene[i] != scene[start] or area > min(most, 2 * size * (i + 1 - start)):
             runs.append((start, i))
             start, wider = i, (tops[i], lefts[i], bottoms[i], rights[i])
@@ -88,7 +88,7 @@ def runs_of(
 def _pieces(
     plan: pd.DataFrame,                 # One row per window
     opened: Callable[[str], Scene],     # Gives the scene of a path
-    max_px: int = 1 << 21,              # Pixels decoded at a time, about
+    max_px: int = 1 << 22,              # Pixels decoded at a time, about
 ) -> Iterator[tuple[Scene, Tile, list[tuple[slice, slice]]]]: # A scene, a piece of it, and where tiles lie in the piece
     "Decode what a plan needs, piece by piece, in its order"
     tops, lefts, scenes = plan.row_off.to_numpy(), plan.col_off.to_numpy(), plan.scene.to_numpy()
@@ -106,7 +106,7 @@ def _pieces(
 def iter_tiles(
     plan: pd.DataFrame,          # One row per window
     nodata: float | None = None, # "No data" value of scenes that do not declare their own
-    max_px: int = 1 << 21,       # Pixels decoded at a time, about
+    max_px: int = 1 << 22,       # Pixels decoded at a time, about
 ) -> Iterator[Tile]: # In the order of the plan
     "Cut tiles out of scenes; nothing happens until you loop over it"
     windows = map(Window, plan.col_off.tolist(), plan.row_off.tolist(), plan.width.tolist(), plan.height.tolist())
