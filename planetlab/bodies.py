@@ -245,7 +245,10 @@ def local_crs(
     "A shape-keeping (stereographic) map centred on one place"
     if not (np.isfinite(lon) and abs(lat) <= 90):
         raise BadInput(f"no such place: longitude {lon}, latitude {lat} degrees; latitude runs -90 to 90")
-    crs = ProjCRS.from_proj4(f"+proj=stere +lat_0={lat} +lon_0={lon} +k_0=1 +x_0=0 +y_0=0 +R={body.equatorial_m} +units=m")
+    round_world = body.equatorial_m == body.polar_m
+    shape = f"+R={body.equatorial_m}" if round_world else f"+a={body.equatorial_m} +b={body.polar_m}"
+    lat = lat if round_world else float(to_graphic(lat, body)) # what a projection on an ellipsoid counts in
+    crs = ProjCRS.from_proj4(f"+proj=stere +lat_0={lat} +lon_0={lon} +k_0=1 +x_0=0 +y_0=0 {shape} +units=m")
     return CRS.from_wkt(crs.to_wkt().replace('"unknown"', f'"{body.name}"'))
 
 # %% ../nbs/01_bodies.ipynb #90224cc3
