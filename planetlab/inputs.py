@@ -140,7 +140,7 @@ def _check_twins(
         raise BadInput(f"{len(across)} test images show what images learned from show, e.g. {paths[b].name} and {paths[a].name}; "
                        "take them out of one folder")
 
-
+# %% ../nbs/19_inputs.ipynb #40a0d7d3
 def check_unseen(
     known: pd.DataFrame, # From `read_catalog`: what is learned from
     test: pd.DataFrame,  # From `read_catalog`: what is tested on

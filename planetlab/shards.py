@@ -129,13 +129,8 @@ def read_tiles(
     return pixels, valid
 
 # %% ../nbs/17_shards.ipynb #0c6e23c6
-def _write_rows(
-    rows: pd.DataFrame,    # Of one scene
-    shares: list[float],   # Share of valid pixels of each tile
-    grid: Grid,            # Of the scene
-    path: Path,            # Parquet file to write
-) -> None:
-    "The catalog of some tiles"
+def _write_rows(rows: pd.DataFrame, shares: list[float], grid: Grid, path: Path) -> None:
+    "The catalog of some tiles of one scene, with the share of valid pixels of each"
     (a, b, c, d, e, f), col, row = tuple(grid.transform)[:6], rows.col_off.to_numpy(), rows.row_off.to_numpy()
     same = np.ones(len(rows))
     at = np.stack([a * same, b * same, a * col + b * row + c, d * same, e * same, d * col + e * row + f], 1) # as `Grid.window` has it
@@ -146,14 +141,8 @@ def _write_rows(
     pq.write_table(table, path)
 
 # %% ../nbs/17_shards.ipynb #772287c8
-def _shard_run(
-    plan: pd.DataFrame,       # The whole plan
-    scenes: dict[str, Scene], # By path
-    work: Path,               # Where the growing arrays are
-    run: tuple[int, int],     # Rows of the plan
-    path: Path,               # Catalog of these rows
-) -> None:
-    "Put the tiles of one run in their places"
+def _shard_run(plan: pd.DataFrame, scenes: dict[str, Scene], work: Path, run: tuple[int, int], path: Path) -> None:
+    "Put the tiles of one run of a plan in their places in `work`, and their catalog at `path`"
     rows, shares, px = plan.iloc[slice(*run)], [], int(plan.height.iloc[0]) * int(plan.width.iloc[0])
     full = np.packbits(np.ones(px, bool))
     with open(work / "pixels.npy", "rb+") as pixels, open(work / "valid.npy", "rb+") as valid:
@@ -294,14 +283,8 @@ def tiff_head(
     return filled
 
 # %% ../nbs/17_shards.ipynb #0bab3ab2
-def _tiles_run(
-    plan: pd.DataFrame,       # The whole plan
-    scenes: dict[str, Scene], # By path
-    work: Path,               # Where the tiles grow
-    run: tuple[int, int],     # Rows of the plan
-    path: Path,               # Catalog of these rows
-) -> None:
-    "Write the tiles of one run"
+def _tiles_run(plan: pd.DataFrame, scenes: dict[str, Scene], work: Path, run: tuple[int, int], path: Path) -> None:
+    "Write the tiles of one run of a plan in `work`, and their catalog at `path`"
     rows, shares = plan.iloc[slice(*run)], []
     scene = scenes[rows.scene.iloc[0]]
     blank = scene.nodata if scene.nodata is not None else np.nan if np.dtype(scene.dtype).kind == "f" else None
