@@ -111,7 +111,7 @@ def _form(
     "What kind of folder a table was read from"
     return "images" if "image" in table else "windows" if "crop" in table else "mosaics"
 
-
+# %% ../nbs/19_inputs.ipynb #aee95aa6
 class _Images(Sequence):
     "Images that are read when they are looked at, the last one kept"
     def __init__(self, paths: list[Path], part: str): # Part of a `Tile`

@@ -187,10 +187,7 @@ def _run_all(
     finish(blocks, catalog, merge)
 
 # %% ../nbs/17_shards.ipynb #087ddc25
-def _alike(
-    plan: pd.DataFrame,   # One row per tile
-    nodata: float | None, # For scenes that do not declare their own
-) -> dict[str, Scene]: # By path
+def _alike(plan: pd.DataFrame, nodata: float | None) -> dict[str, Scene]: # By path
     "The scenes of a plan, which must have one dtype and number of bands"
     scenes = {path: open_scene(path, nodata) for path in plan.scene.unique()}
     kinds = {(s.bands, s.dtype): s.path for s in scenes.values()}
