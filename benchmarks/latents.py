@@ -21,11 +21,11 @@ import torch
 from affine import Affine
 from rasterio.crs import CRS
 
-from planetlab.chips import Chips, take
+from planetlab.chips import Chips, read_chips, take
 from planetlab.latents import Extraction, extract_latents
 from planetlab.models.autoencoder import VAE
-from planetlab.shards import COLUMNS, Shard, open_shard, write_shard
-from planetlab.stretch import Stretch, to_unit
+from planetlab.shards import COLUMNS, open_shard, write_shard
+from planetlab.stretch import Stretch
 
 SIZE, N = 64, 4096
 
@@ -47,11 +47,6 @@ def make_shard(folder, n):
     return open_shard(folder / "shard")
 
 
-def read(shard: Shard, stretch: Stretch, rows: np.ndarray) -> Chips:
-    pairs = [shard[i] for i in rows]
-    return Chips(torch.from_numpy(np.stack([to_unit(p, v, stretch) for p, v in pairs])), torch.from_numpy(np.stack([v for _, v in pairs])[:, None]), SIZE)
-
-
 def bare(model, x, batch):
     with torch.no_grad():
         for part in x.split(batch): model.encode(part)
@@ -64,13 +59,13 @@ def extract(path, model, read, ids, batch):
 
 def rates(folder, rounds):
     model, shard, stretch = make_model(), make_shard(folder, N), Stretch((0,), (255,))
-    chips, ids = read(shard, stretch, np.arange(N)), shard.catalog.id
+    chips, ids = read_chips(shard, stretch, SIZE, np.arange(N)), shard.catalog.id
     rows = {}
     for _ in range(rounds + 1):
         for batch in (16, 64):
             jobs = {"bare encode": partial(bare, model, chips.x, batch),
                     "extract, in memory": partial(extract, folder / "z.parquet", model, partial(take, chips), ids, batch),
-                    "extract, from shard": partial(extract, folder / "z.parquet", model, partial(read, shard, stretch), ids, batch)}
+                    "extract, from shard": partial(extract, folder / "z.parquet", model, partial(read_chips, shard, stretch, SIZE), ids, batch)}
             for name, job in jobs.items():
                 c, w = time.process_time(), time.perf_counter()
                 job()

@@ -245,7 +245,9 @@ def local_crs(
     "A shape-keeping (stereographic) map centred on one place"
     if not (np.isfinite(lon) and abs(lat) <= 90):
         raise BadInput(f"no such place: longitude {lon}, latitude {lat} degrees; latitude runs -90 to 90")
-    crs = ProjCRS.from_proj4(f"+proj=stere +lat_0={lat} +lon_0={lon} +k_0=1 +x_0=0 +y_0=0 +R={body.equatorial_m} +units=m")
+    a, b, at = body.equatorial_m, body.polar_m, np.radians(lat)
+    radius = a if a == b else float(a * b / np.hypot(b * np.cos(at), a * np.sin(at)))
+    crs = ProjCRS.from_proj4(f"+proj=stere +lat_0={lat} +lon_0={lon} +k_0=1 +x_0=0 +y_0=0 +R={radius} +units=m")
     return CRS.from_wkt(crs.to_wkt().replace('"unknown"', f'"{body.name}"'))
 
 # %% ../nbs/01_bodies.ipynb #90224cc3

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRODUCTS', 'Chips', 'make_chips', 'centre', 'take', 'Symmetry', 'same', 'shared', 'Product', 'Moves', 'draw_moves',
-           'move', 'allowed', 'random_view', 'read_window', 'LazyChips', 'Views']
+           'move', 'allowed', 'random_view', 'read_window', 'LazyChips', 'read_chips', 'Views']
 
 # %% ../nbs/20_chips.ipynb #a57bd475
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from .core import BadInput, EmptyTile
 from .scene import read_tile
+from .shards import Shard
 from .stretch import GAP, Stretch, to_unit
 
 # %% ../nbs/20_chips.ipynb #146fec5e
@@ -220,6 +221,30 @@ class LazyChips(Dataset):
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]: # (C, T, T) and (1, T, T)
         chip = self.load([i])
         return chip.x[0], chip.valid[0]
+
+# %% ../nbs/20_chips.ipynb #2399f3cd
+def read_chips(
+    shard: Shard,     # From `open_shard`
+    stretch: Stretch, # Fitted on the training part
+    size: int,        # Side of the window in the middle of each tile, px
+    rows: np.ndarray, # (N,) indices
+) -> Chips:
+    "Some tiles of a shard as chips"
+    if len(stretch.low) != shard.pixels.shape[1]:
+        raise BadInput(f"{shard.pixels.shape[1]} bands and a stretch for {len(stretch.low)}; fit the stretch on the same product")
+    h, w = shard.pixels.shape[2:]
+    pixels = shard.pixels[rows]
+    valid = np.unpackbits(shard.packed[rows], axis=1, count=h * w).view(bool).reshape(-1, 1, h, w)
+    if stretch.levelled or stretch.relative: x = np.stack([to_unit(p, v[0], stretch) for p, v in zip(pixels, valid)])
+    else: # what `to_unit` does, in place
+        low, high = (np.array(v, "float32")[:, None, None] for v in (stretch.low, stretch.high))
+        x = pixels.astype("float32")
+        np.subtract(x, low, x)
+        np.divide(x, high - low, x)
+        np.clip(x, 0, 1, x)
+        np.copyto(x, np.float32(GAP), where=~valid)
+    if pixels.dtype.kind == "f" and not np.isfinite(x).all(): raise BadInput("tiles hold NaN where they are valid; mark such pixels invalid")
+    return Chips(torch.from_numpy(x), torch.from_numpy(valid), size)
 
 # %% ../nbs/20_chips.ipynb #d9f477f4
 class Views:

@@ -8,17 +8,18 @@ __all__ = ['NUISANCES', 'products', 'read_catalog', 'metadata', 'cut_tiles', 'cu
 
 # %% ../nbs/19_inputs.ipynb #8abad5b1
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import rasterio
 
-from .catalog import check_split, ground_groups
+from .catalog import check_split, find_twins, ground_groups
 from .core import BadInput, EmptyTile, file_digest
 from .mosaic import facing_slope, measure_shift
 from .radar import magellan_incidence
-from .scene import reading
+from .scene import Tile, open_scene, read_tile, reading
 from .structures import crop_path, crop_tile, read_crop, read_crops, read_labels, read_structures, structure_tile
 from .surveys import parse_name
 
@@ -112,7 +113,36 @@ def _form(
     "What kind of folder a table was read from"
     return "images" if "image" in table else "windows" if "crop" in table else "mosaics"
 
+# %% ../nbs/19_inputs.ipynb #0ae1f545
+class _Images(Sequence):
+    "Images that are read when they are looked at, the last one kept"
+    def __init__(self, paths: list[Path], part: str): # Part of a `Tile`
+        self.paths, self.part = paths, part
 
+    def __len__(self): return len(self.paths)
+
+    def __getitem__(self, i): return getattr(_image(self.paths[i]), self.part).squeeze()
+
+
+@lru_cache(maxsize=2)
+def _image(path: Path) -> Tile: return read_tile(open_scene(path, nodata=0))
+
+
+def _check_twins(
+    known: list[Path], # Images learned from
+    test: list[Path],  # Images tested on
+) -> None:
+    "Raise `BadInput` if a test image is a known one in another guise"
+    paths = known + test
+    pairs = find_twins(_Images(paths, "pixels"), _Images(paths, "valid"))
+    _image.cache_clear()
+    across = [(a, b) for a, b in pairs if a < len(known) <= b]
+    if across:
+        a, b = across[0]
+        raise BadInput(f"{len(across)} test images show what images learned from show, e.g. {paths[b].name} and {paths[a].name}; "
+                       "take them out of one folder")
+
+# %% ../nbs/19_inputs.ipynb #5b5aa0ad
 def check_unseen(
     known: pd.DataFrame, # From `read_catalog`: what is learned from
     test: pd.DataFrame,  # From `read_catalog`: what is tested on
@@ -126,7 +156,7 @@ def check_unseen(
         seen, fresh = ({file_digest(p): p.name for p in paths} for paths in files)
         both = [fresh[d] for d in fresh if d in seen]
         if both: raise BadInput(f"{len(both)} test images are among those learned from, e.g. {both[0]}; take them out of one folder")
-    if form == "images": return
+    if form == "images": return _check_twins(*(sorted(paths) for paths in files))
     worlds = {_world(t.folder.iloc[0]) for t in (known, test)} if form == "mosaics" else {""}
     if len(worlds) == 1 or "" in worlds:
         split = ["known"] * len(known) + ["test"] * len(test)

@@ -25,21 +25,25 @@ from . import __version__
 from .blocks import Blocks, Part, check_same, finish, iter_blocks, merge_tables, read_about
 from .chips import Chips, Symmetry, same
 from .core import BadInput, Corrupt, atomic, digest
+from .models.autoencoder import vector
 
 # %% ../nbs/40_latents.ipynb #02217016
 def iter_latents(
-    model: nn.Module,   # With `encode`, giving (B, D)
+    model: nn.Module,   # With `encode`, giving (B, D), or (B, D, h, w) of a spatial code
     x: Tensor,          # (N, C, H, H) chips
     symmetry: Symmetry, # What may change without changing what is shown
     batch: int = 64,    # Chips per step
+    valid: Tensor | None = None, # (N, 1, H, H) bool, True where `x` is real data; all if None
 ) -> Iterator[np.ndarray]: # (B, D) float32
     "Describe chips batch by batch; nothing happens until you loop over it"
     device = next(model.parameters()).device
+    valid = torch.ones(1, 1, *x.shape[2:], dtype=torch.bool).expand(len(x), -1, -1, -1) if valid is None else valid
     model.eval()
-    for part in x.split(batch):
+    for part, seen in zip(x.split(batch), valid.split(batch)):
         with torch.no_grad():
-            views = [model.encode(v) for v in same(part.to(device), symmetry)]
-        yield torch.stack(views).mean(0).float().cpu().numpy()
+            views = [vector(model, v, m) for v, m in zip(*(same(t.to(device), symmetry) for t in (part, seen)))]
+            z = views[0] if len(views) == 1 else torch.stack(views).mean(0)
+        yield z.float().cpu().numpy()
 
 # %% ../nbs/40_latents.ipynb #03a3f471
 def mean_pool(
@@ -130,7 +134,7 @@ def _whole_structures(
 
 # %% ../nbs/40_latents.ipynb #981bde64
 def _describe(
-    model: nn.Module,     # With `encode`
+    model: nn.Module,     # With `encode`, giving (B, D), or (B, D, h, w) of a spatial code
     read: Callable,       # As in `extract_latents`
     ids: np.ndarray,      # (N,) structure that each chip shows
     prefix: str,          # Of the columns
@@ -142,7 +146,7 @@ def _describe(
     z, share = [], []
     for start in range(*rows, how.batch):
         chips = read(np.arange(start, min(start + how.batch, rows[1])))
-        z += iter_latents(model, chips.x, how.symmetry, how.batch)
+        z += iter_latents(model, chips.x, how.symmetry, how.batch, chips.valid)
         share.append(chips.valid.float().mean((1, 2, 3)).numpy())
     z, share, here = np.concatenate(z), np.concatenate(share), ids[slice(*rows)]
     if len(z) != len(here): raise BadInput(f"`read` gave {len(z)} chips for {len(here)} ids, from {here[0]!r} on; it gives one per row")
@@ -158,7 +162,7 @@ def _describe(
 # %% ../nbs/40_latents.ipynb #e83458cd
 def extract_latents(
     path: str | Path,          # A .parquet file
-    model: nn.Module,          # With `encode`, giving (B, D)
+    model: nn.Module,          # With `encode`, giving (B, D), or (B, D, h, w) of a spatial code
     read: Callable[[np.ndarray], Chips], # The chips of some rows; `partial(take, chips)` for chips in memory
     ids: Sequence[str],        # (N,) structure that each chip shows; its chips follow one another
     prefix: str,               # Columns become `prefix`_0, `prefix`_1, …; the product, e.g. "topo"

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from . import __version__
 from .blocks import Blocks, Part, check_same, finish, iter_blocks, merge_tables, read_about
 from .core import BadInput, Corrupt, digest
 from .grid import Grid
-from .scene import Scene, Tile, open_scene, read_tile
+from .scene import Scene, Tile, open_scene, reader
 from .windows import tile_windows
 
 # %% ../nbs/17_shards.ipynb #2b26f8a0
@@ -67,17 +68,16 @@ def _checked(
 # %% ../nbs/17_shards.ipynb #1848b41a
 def runs_of(
     plan: pd.DataFrame,     # One row per window
-    max_px: int = 1 << 24,  # Pixels decoded at a time, about
+    max_px: int = 1 << 22,  # Pixels decoded at a time, about
 ) -> list[tuple[int, int]]: # First row, and the one behind the last
     "Runs of rows that are worth decoding together"
-    scene, size = plan.scene.to_numpy(), int(plan.height.iloc[0]) * int(plan.width.iloc[0])
-    tops, lefts = plan.row_off.to_numpy(), plan.col_off.to_numpy()
-    bottoms, rights = tops + plan.height.to_numpy(), lefts + plan.width.to_numpy()
+    scene, tops, lefts, heights, widths = (plan[c].tolist() for c in COLUMNS[1:])
+    size, bottoms, rights = heights[0] * widths[0], [t + h for t, h in zip(tops, heights)], [x + w for x, w in zip(lefts, widths)]
     runs, start, box = [], 0, (tops[0], lefts[0], bottoms[0], rights[0])
     for i in range(1, len(plan)):
         wider = min(box[0], tops[i]), min(box[1], lefts[i]), max(box[2], bottoms[i]), max(box[3], rights[i])
-        area = int(wider[2] - wider[0]) * int(wider[3] - wider[1])
-        most = max_px if tops[i] != tops[i - 1] else 4 * max_px
+        area = (wider[2] - wider[0]) * (wider[3] - wider[1])
+        most = max_px if tops[i] != tops[i - 1] else 16 * max_px
         if scene[i] != scene[start] or area > min(most, 2 * size * (i + 1 - start)):
             runs.append((start, i))
             start, wider = i, (tops[i], lefts[i], bottoms[i], rights[i])
@@ -85,20 +85,33 @@ def runs_of(
     return [*runs, (start, len(plan))]
 
 # %% ../nbs/17_shards.ipynb #6230bf29
+def _pieces(
+    plan: pd.DataFrame,                 # One row per window
+    opened: Callable[[str], Scene],     # Gives the scene of a path
+    max_px: int = 1 << 22,              # Pixels decoded at a time, about
+) -> Iterator[tuple[Scene, Tile, list[tuple[slice, slice]]]]: # A scene, a piece of it, and where tiles lie in the piece
+    "Decode what a plan needs, piece by piece, in its order"
+    tops, lefts, scenes = plan.row_off.to_numpy(), plan.col_off.to_numpy(), plan.scene.to_numpy()
+    h, w = int(plan.height.iloc[0]), int(plan.width.iloc[0])
+    for path, runs in groupby(runs_of(plan, max_px), lambda run: scenes[run[0]]):
+        scene = opened(path)
+        with reader(scene) as look:
+            for rows in (slice(*run) for run in runs):
+                top, left = int(tops[rows].min()), int(lefts[rows].min())
+                big = look(Window(left, top, int(lefts[rows].max()) + w - left, int(tops[rows].max()) + h - top))
+                corners = zip((tops[rows] - top).tolist(), (lefts[rows] - left).tolist())
+                yield scene, big, [(slice(row, row + h), slice(col, col + w)) for row, col in corners]
+
+
 def iter_tiles(
     plan: pd.DataFrame,          # One row per window
     nodata: float | None = None, # "No data" value of scenes that do not declare their own
-    max_px: int = 1 << 24,       # Pixels decoded at a time, about
+    max_px: int = 1 << 22,       # Pixels decoded at a time, about
 ) -> Iterator[Tile]: # In the order of the plan
     "Cut tiles out of scenes; nothing happens until you loop over it"
-    for start, stop in runs_of(plan, max_px):
-        rows = plan.iloc[start:stop]
-        scene, top, left = open_scene(rows.scene.iloc[0], nodata), int(rows.row_off.min()), int(rows.col_off.min())
-        box = Window(left, top, int((rows.col_off + rows.width).max()) - left, int((rows.row_off + rows.height).max()) - top)
-        big = read_tile(scene, box)
-        for row, col, h, w in zip(rows.row_off, rows.col_off, rows.height, rows.width):
-            here = slice(row - box.row_off, row - box.row_off + h), slice(col - box.col_off, col - box.col_off + w)
-            yield Tile(big.pixels[:, *here], big.valid[here], big.grid.window(Window(here[1].start, here[0].start, w, h)), big.body)
+    windows = map(Window, plan.col_off.tolist(), plan.row_off.tolist(), plan.width.tolist(), plan.height.tolist())
+    for scene, big, places in _pieces(plan, partial(open_scene, nodata=nodata), max_px):
+        for here in places: yield Tile(big.pixels[:, *here], big.valid[here], scene.grid.window(next(windows)), big.body)
 
 # %% ../nbs/17_shards.ipynb #99ddb9d6
 def read_tiles(
@@ -106,58 +119,52 @@ def read_tiles(
     nodata: float | None = None, # "No data" value of scenes that do not declare their own
 ) -> tuple[np.ndarray, np.ndarray]: # (N, C, H, W) pixels as stored; (N, H, W) bool, True where they are data
     "All tiles of a plan in memory"
-    pixels = valid = np.empty(0)
-    for i, tile in enumerate(iter_tiles(_checked(plan), nodata)):
-        if i == 0:
-            pixels = np.empty((len(plan), *tile.pixels.shape), tile.pixels.dtype)
-            valid = np.empty((len(plan), *tile.valid.shape), bool)
-        pixels[i], valid[i] = tile.pixels, tile.valid
+    pixels, i = None, 0
+    for _, big, places in _pieces(_checked(plan), partial(open_scene, nodata=nodata)):
+        if pixels is None:
+            shape = len(plan), int(plan.height.iloc[0]), int(plan.width.iloc[0])
+            pixels, valid = np.empty((shape[0], len(big.pixels), *shape[1:]), big.pixels.dtype), np.empty(shape, bool)
+        for i, here in enumerate(places, i): pixels[i], valid[i] = big.pixels[:, *here], big.valid[here]
+        i += 1
     return pixels, valid
 
 # %% ../nbs/17_shards.ipynb #0c6e23c6
-def _write_rows(
-    rows: pd.DataFrame,    # Of one scene
-    shares: list[float],   # Share of valid pixels of each tile
-    grids: list[Grid],     # Of each tile
-    path: Path,            # Parquet file to write
-) -> None:
-    "The catalog of some tiles"
-    crs = grids[0].crs.to_wkt() if grids[0].crs else None
+def _write_rows(rows: pd.DataFrame, shares: list[float], grid: Grid, path: Path) -> None:
+    "The catalog of some tiles of one scene, with the share of valid pixels of each"
+    (a, b, c, d, e, f), col, row = tuple(grid.transform)[:6], rows.col_off.to_numpy(), rows.row_off.to_numpy()
+    same = np.ones(len(rows))
+    at = np.stack([a * same, b * same, a * col + b * row + c, d * same, e * same, d * col + e * row + f], 1) # as `Grid.window` has it
     table = pa.Table.from_pandas(rows, preserve_index=False)
-    for name, values in (("valid_share", pa.array(shares)), ("transform", pa.array([list(g.transform)[:6] for g in grids])),
-                         ("crs", pa.array([crs] * len(rows), "string"))): table = table.append_column(name, values)
+    for name, values in (("valid_share", pa.array(shares)), ("transform", pa.array(at.tolist())),
+                         ("crs", pa.array([grid.crs.to_wkt() if grid.crs else None] * len(rows), "string"))):
+        table = table.append_column(name, values)
     pq.write_table(table, path)
 
 # %% ../nbs/17_shards.ipynb #772287c8
-def _shard_run(
-    plan: pd.DataFrame,    # The whole plan
-    nodata: float | None,  # For scenes that do not declare their own
-    work: Path,            # Where the growing arrays are
-    run: tuple[int, int],  # Rows of the plan
-    path: Path,            # Catalog of these rows
-) -> None:
-    "Put the tiles of one run in their places"
-    rows, shares, grids = plan.iloc[slice(*run)], [], []
-    full = np.packbits(np.ones(int(plan.height.iloc[0]) * int(plan.width.iloc[0]), bool))
+def _shard_run(plan: pd.DataFrame, scenes: dict[str, Scene], work: Path, run: tuple[int, int], path: Path) -> None:
+    "Put the tiles of one run of a plan in their places in `work`, and their catalog at `path`"
+    rows, shares, px = plan.iloc[slice(*run)], [], int(plan.height.iloc[0]) * int(plan.width.iloc[0])
+    full = np.packbits(np.ones(px, bool))
     with open(work / "pixels.npy", "rb+") as pixels, open(work / "valid.npy", "rb+") as valid:
-        for tile in iter_tiles(rows, nodata):
-            share = np.count_nonzero(tile.valid) / tile.valid.size
-            for file, data in ((pixels, tile.pixels), (valid, full if share == 1 else np.packbits(tile.valid))):
-                if not shares: file.seek((run[0] - len(plan)) * data.nbytes, os.SEEK_END)
-                file.write(np.ascontiguousarray(data))
-            shares.append(share)
-            grids.append(tile.grid)
+        for scene, big, places in _pieces(rows, scenes.__getitem__):
+            whole = big.valid.all()
+            for here in places:
+                share = 1.0 if whole else np.count_nonzero(big.valid[here]) / px
+                for file, data in ((pixels, big.pixels[:, *here]), (valid, full if share == 1 else np.packbits(big.valid[here]))):
+                    if not shares: file.seek((run[0] - len(plan)) * data.nbytes, os.SEEK_END)
+                    file.write(np.ascontiguousarray(data))
+                shares.append(share)
         for file in (pixels, valid):
             file.flush()
             os.fsync(file.fileno())
-    _write_rows(rows, shares, grids, path)
+    _write_rows(rows, shares, scene.grid, path)
 
 # %% ../nbs/17_shards.ipynb #e1f7f4ad
 def _run_all(
     folder: Path,          # Of the product
     kind: str,             # "shard" or "tiles"
     plan: pd.DataFrame,    # Checked
-    scenes: list[Scene],   # That it cuts
+    scenes: dict[str, Scene], # That it cuts, by path
     fn: Callable,          # Of one run
     how: dict,             # Of `iter_blocks`
     part_px: int,          # Pixels per part, about
@@ -165,8 +172,8 @@ def _run_all(
     "Follow a plan through blocks, and put the product in its place"
     work, catalog = folder / ".blocks", folder / "catalog.parquet"
     blocks = Blocks(work, runs_of(plan, part_px), {
-        "kind": kind, "plan": digest(plan.to_dict("list"), 64), "scenes": {str(s.path): [os.stat(s.path).st_size, os.stat(s.path).st_mtime_ns] if os.path.exists(s.path) else [] for s in scenes},
-        "nodata": scenes[0].nodata, "planetlab": __version__})
+        "kind": kind, "plan": digest(plan.to_dict("list"), 64), "scenes": {str(s.path): [os.stat(s.path).st_size, os.stat(s.path).st_mtime_ns] if os.path.exists(s.path) else [] for s in scenes.values()},
+        "nodata": next(iter(scenes.values())).nodata, "planetlab": __version__})
     if catalog.exists():
         check_same(folder, read_about(catalog), blocks.identity)
         shutil.rmtree(work, ignore_errors=True)
@@ -180,13 +187,10 @@ def _run_all(
     finish(blocks, catalog, merge)
 
 # %% ../nbs/17_shards.ipynb #087ddc25
-def _alike(
-    plan: pd.DataFrame,   # One row per tile
-    nodata: float | None, # For scenes that do not declare their own
-) -> list[Scene]: # One per path
+def _alike(plan: pd.DataFrame, nodata: float | None) -> dict[str, Scene]: # By path
     "The scenes of a plan, which must have one dtype and number of bands"
-    scenes = [open_scene(path, nodata) for path in plan.scene.unique()]
-    kinds = {(s.bands, s.dtype): s.path for s in scenes}
+    scenes = {path: open_scene(path, nodata) for path in plan.scene.unique()}
+    kinds = {(s.bands, s.dtype): s.path for s in scenes.values()}
     if len(kinds) > 1: raise BadInput(f"scenes of several kinds (bands, dtype): {', '.join(f'{p} {k}' for k, p in kinds.items())}; plan each apart")
     return scenes
 
@@ -203,14 +207,14 @@ def write_shard(
     folder, plan = Path(folder), _checked(plan)
     scenes = _alike(plan, nodata)
     h, w = int(plan.height.iloc[0]), int(plan.width.iloc[0])
-    work = folder / ".blocks"
+    work, kind = folder / ".blocks", next(iter(scenes.values()))
 
     def prepare():
         take = getattr(os, "posix_fallocate", lambda fd, at, n: None) # not on every system
-        for name, shape, dtype in (("pixels", (scenes[0].bands, h, w), scenes[0].dtype), ("valid", (-(-h * w // 8),), "uint8")):
+        for name, shape, dtype in (("pixels", (kind.bands, h, w), kind.dtype), ("valid", (-(-h * w // 8),), "uint8")):
             np.lib.format.open_memmap(work / f"{name}.npy", "w+", dtype, (len(plan), *shape))
             with open(work / f"{name}.npy", "rb+") as f: take(f.fileno(), 0, os.fstat(f.fileno()).st_size)
-    fn = partial(_shard_run, plan, nodata, work)
+    fn = partial(_shard_run, plan, scenes, work)
     return _run_all(folder, "shard", plan, scenes, fn, {"workers": workers, "client": client, "prepare": prepare}, part_px)
 
 # %% ../nbs/17_shards.ipynb #4f4ed5de
@@ -276,29 +280,25 @@ def tiff_head(
     return filled
 
 # %% ../nbs/17_shards.ipynb #0bab3ab2
-def _tiles_run(
-    plan: pd.DataFrame,    # The whole plan
-    nodata: float | None,  # For scenes that do not declare their own
-    work: Path,            # Where the tiles grow
-    run: tuple[int, int],  # Rows of the plan
-    path: Path,            # Catalog of these rows
-) -> None:
-    "Write the tiles of one run"
-    rows, shares, grids = plan.iloc[slice(*run)], [], []
-    scene = open_scene(rows.scene.iloc[0], nodata)
+def _tiles_run(plan: pd.DataFrame, scenes: dict[str, Scene], work: Path, run: tuple[int, int], path: Path) -> None:
+    "Write the tiles of one run of a plan in `work`, and their catalog at `path`"
+    rows, shares = plan.iloc[slice(*run)], []
+    scene = scenes[rows.scene.iloc[0]]
     blank = scene.nodata if scene.nodata is not None else np.nan if np.dtype(scene.dtype).kind == "f" else None
-    for name, tile in zip(rows.id, iter_tiles(rows, nodata)):
-        if not grids: head = tiff_head(tile.grid, scene.bands, scene.dtype, scene.nodata)
-        shares.append(np.count_nonzero(tile.valid) / tile.valid.size)
-        grids.append(tile.grid)
-        if shares[-1] < 1 and blank is None:
-            raise BadInput(f"{name} has pixels without data, and {scene.path} no value that says so; give one with nodata=")
-        pixels = tile.pixels if shares[-1] == 1 else np.where(tile.valid, tile.pixels, tile.pixels.dtype.type(blank))
-        with open(work / "tiles" / f"{name}.tif", "wb") as f:
-            f.write(head(tile.grid.transform))
-            f.write(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
+    grids = (scene.grid.window(Window(c, r, w, h)) for c, r, w, h in zip(rows.col_off, rows.row_off, rows.width, rows.height))
+    for _, big, places in _pieces(rows, scenes.__getitem__):
+        for here in places:
+            name, grid, pixels, valid = rows.id.iloc[len(shares)], next(grids), big.pixels[:, *here], big.valid[here]
+            if not shares: head = tiff_head(grid, scene.bands, scene.dtype, scene.nodata)
+            shares.append(np.count_nonzero(valid) / valid.size)
+            if shares[-1] < 1 and blank is None:
+                raise BadInput(f"{name} has pixels without data, and {scene.path} no value that says so; give one with nodata=")
+            if shares[-1] < 1: pixels = np.where(valid, pixels, pixels.dtype.type(blank))
+            with open(work / "tiles" / f"{name}.tif", "wb") as f:
+                f.write(head(grid.transform))
+                f.write(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
     os.sync() # one flush for all files of the run, before the ledger counts them
-    _write_rows(rows, shares, grids, path)
+    _write_rows(rows, shares, scene.grid, path)
 
 
 def write_tiles(
@@ -312,5 +312,6 @@ def write_tiles(
     "Write every tile as a GeoTIFF of its own; nothing happens until you loop over it, and a folder that is finished yields nothing"
     folder, plan = Path(folder), _checked(plan)
     work = folder / ".blocks"
-    return _run_all(folder, "tiles", plan, _alike(plan, nodata), partial(_tiles_run, plan, nodata, work),
+    scenes = _alike(plan, nodata)
+    return _run_all(folder, "tiles", plan, scenes, partial(_tiles_run, plan, scenes, work),
                     {"workers": workers, "client": client, "prepare": lambda: (work / "tiles").mkdir(exist_ok=True)}, part_px)

@@ -16,16 +16,20 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
+from rasterio.windows import Window
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import kills
 
 from planetlab.blocks import Blocks, check_same, finish, iter_blocks
-from planetlab.chips import Chips, take
+from planetlab.chips import Chips, read_chips, take
 from planetlab.core import BadInput, CannotWrite, Corrupt, ModelMismatch, PlanetlabError
 from planetlab.grid import Grid
 from planetlab.latents import Extraction, attention_pool, extract_latents, mean_pool, read_latents
+from planetlab.models.autoencoder import Autoencoder, vector
+from planetlab.scene import is_valid, open_scene, read_tile, reader, scene_of
 from planetlab.shards import COLUMNS, iter_tiles, open_shard, plan_tiles, read_tiles, runs_of, tiff_head, write_shard, write_tiles
+from planetlab.stretch import Stretch, to_unit
 
 FAST = settings(max_examples=15, deadline=None)
 
@@ -174,6 +178,45 @@ def test_every_form_holds_the_same_tiles(image, tmp_path):
             assert (src.crs, src.transform) == (tile.grid.crs, tile.grid.transform) and (src.dataset_mask().astype(bool) == tile.valid).all()
 
 
+@FAST
+@given(bands=st.integers(1, 2), dtype=st.sampled_from(["uint8", "int16", "float32", "float64"]), nodata=st.sampled_from([None, 0, -5, 300]),
+       specials=st.sampled_from([(), (3.0,), (1.0, 4.0)]), seed=st.integers(0, 99))
+def test_validity_is_what_each_number_says(bands, dtype, nodata, specials, seed):
+    pixels = np.random.default_rng(seed).integers(0, 7, (bands, 8, 9)).astype(dtype)
+    if pixels.dtype.kind == "f": pixels[0, :2, :2] = np.nan, np.inf
+    truth = [[all(np.isfinite(v) and v != nodata and v not in specials for v in pixels[:, r, c].tolist()) for c in range(9)] for r in range(8)]
+    assert is_valid(pixels, nodata, specials).tolist() == truth
+
+
+@FAST
+@given(corner=st.tuples(st.integers(-60, 420), st.integers(-60, 420)), shape=st.tuples(st.integers(1, 120), st.integers(1, 120)))
+def test_a_reader_looks_at_any_window_as_often_as_you_like(image, corner, shape):
+    scene = open_scene(image)
+    whole = read_tile(scene)
+    mine = scene_of(whole.pixels, whole.valid, scene.grid)
+    for s in (scene, mine):
+        with reader(s) as look:
+            window = Window(corner[1], corner[0], shape[1], shape[0])
+            first, again = look(window), look(window)
+            first.pixels[:], first.valid[:] = 7, False # a tile is yours
+            inside = [slice(max(c, 0), max(c + n, 0)) for c, n in zip(corner, shape)]
+            part = whole.pixels[:, *inside]
+            there = again.pixels[:, max(-corner[0], 0):, max(-corner[1], 0):][:, :part.shape[1], :part.shape[2]]
+            assert again.pixels.shape[1:] == again.valid.shape == again.grid.shape == shape and (there == part).all()
+            assert again.valid.sum() == whole.valid[*inside].sum() and (look(window).pixels == again.pixels).all()
+    assert (read_tile(mine).pixels == whole.pixels).all()
+
+
+def test_a_shard_read_in_batches_is_the_shard_read_one_by_one(image, tmp_path):
+    list(write_shard(tmp_path / "shard", plan_tiles([image], 50, 45)))
+    shard, stretch = open_shard(tmp_path / "shard"), Stretch((30,), (140,))
+    rows = np.random.default_rng(0).permutation(len(shard))
+    chips = read_chips(shard, stretch, 50, rows)
+    for x, v, i in zip(chips.x, chips.valid, rows):
+        assert (v[0].numpy() == shard[i][1]).all() and (x.numpy() == to_unit(*shard[i], stretch)).all()
+    with pytest.raises(BadInput, match="same product"): read_chips(shard, Stretch((0, 0), (1, 1)), 50, rows)
+
+
 def test_scenes_that_changed_or_broke_under_a_shard(image, tmp_path):
     copy = tmp_path / "image.tif"
     copy.write_bytes(image.read_bytes())
@@ -231,6 +274,7 @@ def test_one_row_per_structure_however_it_is_cut(counts, part, batch, seed):
     ids = [f"s{i}" for i, n in enumerate(counts) for _ in range(n)]
     g = torch.Generator().manual_seed(seed)
     chips = Chips(torch.rand(len(ids), 1, 4, 4, generator=g), torch.rand(len(ids), 1, 4, 4, generator=g) > torch.rand(len(ids), 1, 1, 1, generator=g), 4)
+    chips = chips._replace(x=chips.x.where(chips.valid, 0.5)) # as every gate leaves them
     z, share = Mean().encode(chips.x).detach().numpy(), chips.valid.float().mean((1, 2, 3)).numpy()
     mine = {i: [j for j, k in enumerate(ids) if k == i and share[j] > 0] for i in dict.fromkeys(ids)}
     kept = [i for i in mine if mine[i]]
@@ -247,6 +291,19 @@ def test_one_row_per_structure_however_it_is_cut(counts, part, batch, seed):
             assert list(table) == ["id", "m_0", "m_1"] and table.id.tolist() == kept and np.isfinite(table[["m_0", "m_1"]].to_numpy()).all()
             assert sorted(source["dropped"]) == sorted(set(ids) - set(kept)) and list(run()) == []
             np.testing.assert_allclose(table[["m_0", "m_1"]], [pool(z[mine[i]], share[mine[i]]) for i in kept], rtol=1e-5)
+
+
+def test_a_spatial_code_becomes_one_vector_of_what_is_seen(tmp_path):
+    model = Autoencoder(size=16, latent=3, widths=(4, 8), bottleneck="spatial").eval()
+    chips = Chips(torch.rand(6, 1, 16, 16), torch.rand(6, 1, 16, 16) > 0.3, 16)
+    tables = []
+    for fill in (0.0, 9.0):
+        read = partial(take, chips._replace(x=chips.x.where(chips.valid, fill)))
+        list(extract_latents(tmp_path / f"{fill}.parquet", model, read, list("abcdef"), "m", {}, Extraction(batch=4)))
+        tables.append(read_latents(tmp_path / f"{fill}.parquet")[0])
+    with torch.no_grad(): truth = vector(model, chips.x, chips.valid)
+    assert tables[0].equals(tables[1])
+    np.testing.assert_allclose(tables[0].iloc[:, 1:], truth, rtol=1e-4, atol=1e-6)
 
 
 def test_a_finished_table_knows_its_model(tmp_path):
