@@ -196,7 +196,7 @@ def iter_download(
     timeout_s: float = 30.0, # Longest silence, s
 ) -> Iterator[Step]: # A step for each piece on the disk; none if the file is there
     "Get a file whole or not at all; nothing happens until you loop over it"
-    if Path(file.name).name != file.name or file.name.startswith("."):
+    if not file.name or Path(file.name).name != file.name or file.name.startswith("."):
         raise BadInput(f"{file.name!r} is no name of a file; give one without folders")
     if file.hash and not re.fullmatch(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", file.hash):
         raise BadInput(f"{file.hash!r} is no hash; write sha256: and 64 hexadecimal digits, or md5: and 32")
@@ -208,10 +208,11 @@ def iter_download(
                 return (yield from _from(client, url, file, path, tries, wait_s))
             except _Refused as e: answers.append(f"{url}\n    {e}")
     tried = "\n  ".join(answers) or "no address can be asked by a program"
-    there = f"What lies there now has another hash: {file_digest(path)}\n" if path.exists() else ""
+    there = f"What lies there now has another hash: {file_digest(path)}\n" if path.is_file() else ""
     hash = f"It must have {file.hash}" if file.hash else "No hash of it is known: it is taken as it is, and its hash noted"
-    raise FetchFailed(f"cannot fetch {file.name}:\n  {tried}\n{there}Run the same again to go on from what has arrived. Or get the file "
-                      f"by hand{f' from {file.page}' if file.page else ''}, put it at\n  {path}\nand run the same again. {hash}")
+    again = "Run the same again to go on from what has arrived. Or get" if _hidden(path, "part").exists() else "Get"
+    raise FetchFailed(f"cannot fetch {file.name}:\n  {tried}\n{there}{again} the file by hand{f' from {file.page}' if file.page else ''}, "
+                      f"put it at\n  {path}\nand run the same again. {hash}")
 
 
 def noted_hash(

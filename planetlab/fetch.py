@@ -47,7 +47,7 @@ def _github(
 ) -> tuple[RemoteFile, ...]:
     "A repository at one commit; GitHub packs the archive anew, so its hash may change while its contents do not"
     home = f"https://github.com/{repository}"
-    return _at(f"{home}/tree/{commit}", f"{repository.split('/')[1]}.zip", f"{home}/archive/{commit}.zip",
+    return _at(f"{home}/tree/{commit}", f"{repository.split('/')[1]}-{commit[:7]}.zip", f"{home}/archive/{commit}.zip",
                f"https://codeload.github.com/{repository}/zip/{commit}")
 
 # %% ../nbs/03_fetch.ipynb #3485378b
@@ -75,10 +75,10 @@ SOURCES = {
     "hirise_landmarks_v1": Source(
         "Mars orbital image (HiRISE) labeled data set, version 1", "https://doi.org/10.5281/zenodo.1048301",
         f"believed CC BY 4.0; imagery {_NASA}",
-        "Y. Lu and K. L. Wagstaff, doi:10.5281/zenodo.1048301; Wagstaff et al., IAAI 2018. Images NASA/JPL-Caltech/University of Arizona",
+        "S. Lu and K. L. Wagstaff, doi:10.5281/zenodo.1048301; Wagstaff et al., IAAI 2018. Images NASA/JPL-Caltech/University of Arizona",
         _at("https://zenodo.org/records/1048301", "hirise-map-proj.zip", "https://zenodo.org/records/1048301/files/hirise-map-proj.zip",
             "https://zenodo.org/api/records/1048301/files/hirise-map-proj.zip/content"),
-        "not known here", _UNSEEN),
+        "3820 landmarks of 168 HiRISE images, 227 px", _UNSEEN),
     "venus_jartool": Source(
         "Volcanoes on Venus, JARtool experiment", "https://kdd.ics.uci.edu/databases/volcanoes/volcanoes.html",
         f"CC BY 4.0 (from memory of the UCI page); imagery {_NASA}",
@@ -105,20 +105,22 @@ SOURCES |= {
     "mars_rocks": Source(
         "MarsData: rock masks on Curiosity Mastcam images", "https://github.com/CVIR-Lab/MarsData", "CC BY 4.0 (licence file of the repository)",
         "Xiao, Yao, Liu et al., IEEE TNNLS 2021, doi:10.1109/TNNLS.2021.3131206. Images NASA/JPL-Caltech",
-        _github("CVIR-Lab/MarsData", "89c8bafda439ea9dc247b3fec749885eef663af9"), "122 pairs of image and mask, 560 × 500 px, in Rock-A and Rock-B",
-        f"{_UNSEEN} The images lie in commit 362447fea82717292bf639458c1f459081983a53."),
+        _github("CVIR-Lab/MarsData", "89c8bafda439ea9dc247b3fec749885eef663af9")
+        + _github("CVIR-Lab/MarsData", "362447fea82717292bf639458c1f459081983a53"), "122 pairs, 560 × 500 px, in Rock-A and Rock-B",
+        f"{_UNSEEN} Masks are from the first commit; the second has only augmented copies of the images (`*_hf.jpg` is a mirror image)."),
     "mars_dunes": Source(
         "Dune masks and texture pieces on HiRISE images", "https://github.com/VL97/Sand-Dune-Detection-and-Delineation-On-MARS",
         "NONE STATED: for private study; ask before publishing", "VL97 (GitHub). Images NASA/JPL-Caltech/University of Arizona",
-        _github("VL97/Sand-Dune-Detection-and-Delineation-On-MARS", "2695b4b84befbd8263cd4b1452ac57c4b8c70dbc"), "about 80 pairs of 976 px", _UNSEEN),
+        _github("VL97/Sand-Dune-Detection-and-Delineation-On-MARS", "2695b4b84befbd8263cd4b1452ac57c4b8c70dbc"), "not stated; 80 pairs of 976 px without augmentation were found in it", _UNSEEN),
     "mars32k": Source(
         "Mars32k: unlabelled Curiosity Mastcam images", "https://dominikschmidt.xyz/mars32k/", f"not known here; imagery {_NASA}",
         "D. Schmidt. Images NASA/JPL-Caltech/MSSS", _at("https://dominikschmidt.xyz/mars32k/", "mars32k.zip"),
         "32 368 colour images of 560 × 500 px, as commonly quoted", f"{_UNSEEN} Its direct links have died more than once, so a person must get it."),
     "mads_dunes": Source(
-        "MADS: dunes on Earth as an analogue of Mars", "https://doi.org/10.6084/m9.figshare.31168627", "not known here",
+        "MADS: Mars-analogue dune segmentation on satellite embeddings", "https://doi.org/10.6084/m9.figshare.31168627", "not known here",
         "doi:10.6084/m9.figshare.31168627; embeddings: Google and Google DeepMind, CC BY 4.0",
-        _at("https://doi.org/10.6084/m9.figshare.31168627", "31168627.zip"), "not known here", f"{_UNSEEN} File addresses are not known: a person must get it."),
+        _at("https://doi.org/10.6084/m9.figshare.31168627", "31168627.zip"), "not known here; labels 0 to 9, and 255 to be ignored",
+        f"{_UNSEEN} File addresses are not known: a person must get it."),
 }
 
 # %% ../nbs/03_fetch.ipynb #8a10a52a
