@@ -71,7 +71,7 @@ def _hidden(path: Path, suffix: str) -> Path: return path.with_name(f".{path.nam
 def _wanted_wait(response: httpx.Response) -> float: # s
     "What `Retry-After` asks for, as a number or a date"
     text = response.headers.get("retry-after", "0")
-    if text.strip().isdigit(): return float(text)
+    if text.strip().isdecimal(): return float(text)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
     except ValueError:
@@ -181,7 +181,11 @@ def _alone(
     "One process at a time; a disk that cannot be written to is told as `CannotWrite`"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(_hidden(path, "lock")): yield
+        lock = FileLock(_hidden(path, "lock"))
+        try: lock.acquire()
+        except RuntimeError as e: raise CannotWrite(f"{path} is being written by an earlier loop here; finish or close that one") from e
+        try: yield
+        finally: lock.release()
     except OSError as e:
         if isinstance(e, PlanetlabError): raise
         raise CannotWrite(f"cannot write {path}: {e}; make room, or choose another folder, and run the same again") from e

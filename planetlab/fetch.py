@@ -146,7 +146,7 @@ def _files_of(
     else: raise BadInput(f"no dataset {name!r}; there are {', '.join(SOURCES)}, or give an address that begins with https://")
     if hash is None: return folder, files
     if len(files) > 1: raise BadInput(f"{name} has {len(files)} files, and one hash was given; leave it away")
-    return folder, (replace(files[0], hash=hash),)
+    return folder, (replace(files[0], hash=hash.lower()),)
 
 # %% ../nbs/03_fetch.ipynb #d8c56ca8
 def fetch(

@@ -154,6 +154,23 @@ def test_retry_after_is_honoured(server, tmp_path, when):
     assert time.monotonic() - begin >= 0.95 and visible(tmp_path) == ["x.bin"]
 
 
+@pytest.mark.parametrize("text", ["soon", "-5", "²", "", "Mon, 99 Jan 99999 00:00:00 GMT", "0"])
+def test_a_pause_that_makes_no_sense_is_none(server, tmp_path, text):
+    server.acts["/x"] = [lambda h: h.reply(503, Retry_After=text.encode().decode("latin-1")), Handler.whole]
+    get(remote(server), tmp_path)
+    assert visible(tmp_path) == ["x.bin"]
+
+
+def test_a_loop_left_open_is_told(server, tmp_path):
+    server.acts["/x"] = [Handler.whole]
+    first = iter_download(remote(server), tmp_path)
+    next(first)
+    with pytest.raises(CannotWrite, match="earlier loop"): get(remote(server), tmp_path)
+    first.close()
+    get(remote(server), tmp_path)
+    assert visible(tmp_path) == ["x.bin"]
+
+
 def test_mirrors_in_turn_and_a_message_that_names_them(server, tmp_path):
     server.acts = {"/busy": [lambda h: h.reply(503, Retry_After="36000")], "/bad": [lambda h: h.reply(500)], "/other": [lambda h: h.whole(BODY[:-1])], "/empty": [lambda h: h.reply(200)],
                    "/packed": [lambda h: h.reply(200, gzip.compress(BODY), Content_Encoding="gzip")], "/loop": [lambda h: h.reply(302, Location="/loop")], "/away": [lambda h: h.reply(302, Location="ftp://x/y")]}
@@ -354,7 +371,7 @@ def test_the_command(server, planetlab, tmp_path):
     done = planetlab("fetch", f"{server.url}/x.zip", env=env)
     sha = hashlib.sha256(packed).hexdigest()
     assert done.returncode == 0 and f"sha256:{sha}  x.zip" in done.stdout and len(list((tmp_path / "cache").rglob("火.txt"))) == 1
-    assert planetlab("fetch", f"{server.url}/x.zip", "--to", "here", "--hash", f"sha256:{sha}", env=env).returncode == 0
+    again = planetlab("fetch", f"{server.url}/x.zip", "--to", "here", "--hash", f"SHA256:{sha}", env=env)
+    assert again.returncode == 0 and (tmp_path / "here" / "x" / "images" / "火.txt").exists()
     failed = planetlab("fetch", f"{server.url}/gone", env=env)
     assert failed.returncode == 1 and "404" in failed.stderr and "by hand" in failed.stderr and "Traceback" not in failed.stderr
-    assert "msl_curiosity_v1: " in planetlab("fetch").stdout and planetlab("fetch", "nothing").returncode == 2
