@@ -6,8 +6,11 @@
 __all__ = ['PATIENCE_S', 'FetchFailed', 'RemoteFile', 'Step', 'iter_download', 'noted_hash', 'Member', 'iter_members', 'unpack']
 
 # %% ../nbs/02a_download.ipynb #629e7fe1
+import bz2
 import email.utils
 import errno
+import gzip
+import lzma
 import os
 import re
 import shutil
@@ -118,7 +121,7 @@ def _request(client: httpx.Client, url: str, file: RemoteFile, path: Path) -> It
         total = total or (before if start else None)
         if total and shutil.disk_usage(part.parent).free < total - start:
             raise OSError(errno.ENOSPC, f"{total - start} bytes are to come, and there is no room for them")
-        with open(part, "ab" if start else "wb", buffering=0) as f:
+        with open(part, "ab" if start else "wb") as f:
             tag = r.headers.get("etag", "W/") # a weak one only says "much the same"
             mark = r.headers.get("last-modified", "") if tag.startswith("W/") else tag
             if not start: write_json(_hidden(path, "note"), {"url": url, "mark": mark, "total": total})
@@ -126,6 +129,7 @@ def _request(client: httpx.Client, url: str, file: RemoteFile, path: Path) -> It
             yield Step(url, here, total)
             for chunk in r.iter_raw() if start != total else ():
                 f.write(chunk)
+                f.flush()
                 here += len(chunk)
                 yield Step(url, here, total)
             os.fsync(f.fileno())
@@ -226,6 +230,9 @@ def noted_hash(
     return f"sha256:{read_json(_hidden(Path(path), 'sha256'))}"
 
 # %% ../nbs/02a_download.ipynb #60615ee4
+_OPEN = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open} # by the first two bytes
+
+
 class Member(NamedTuple):
     name: str
     size: int      # Bytes, as the archive states
@@ -238,15 +245,24 @@ def iter_members(
     archive: str | Path, # zip, or tar in any compression
 ) -> Iterator[Member]: # Each to be read before the next is asked for
     "What an archive holds"
-    with open(archive, "rb") as f: is_zip = f.read(2) == b"PK"
-    if is_zip:
+    with open(archive, "rb") as f: magic = f.read(2)
+    if magic == b"PK":
         with zipfile.ZipFile(archive) as z:
             for i in z.infolist():
                 plain = stat.S_IFMT(i.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
                 yield Member(i.filename.replace("\\", "/"), i.file_size, i.is_dir(), plain, partial(z.open, i))
         return
-    with tarfile.open(archive, "r|*") as t:
+    last = b""
+    class Header(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, buf, *args): # a tar that is cut or damaged between two members just seems to end
+            nonlocal last
+            last = buf
+            return super().frombuf(buf, *args)
+    with _OPEN.get(magic, open)(archive, "rb") as f, tarfile.open(fileobj=f, mode="r|", tarinfo=Header) as t:
         for m in t: yield Member(m.name, m.size, m.isdir(), m.isdir() or m.isreg(), partial(t.extractfile, m))
+        while f.read(1 << 20): pass # as far as the checksum
+    if last != bytes(512): raise Corrupt(f"{archive} ends without its end mark, as if cut off or damaged")
 
 # %% ../nbs/02a_download.ipynb #844ceefd
 def _write_members(archive: Path, folder: Path, limit: int) -> None:
