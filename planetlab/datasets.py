@@ -8,19 +8,15 @@ __all__ = ['COLUMNS', 'SUFFIXES', 'MSL_CLASSES', 'image_table', 'read_folder', '
 
 # %% ../nbs/18_datasets.ipynb #45052c09
 import re
-import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from .blocks import Blocks, check_same, finish, iter_blocks
-from .core import BadInput, Corrupt, atomic, digest, read_json, write_json
-from .images import open_archive, read_image, squeeze
+from .core import BadInput, Corrupt
+from .images import open_archive, squeeze, stack_images
 from .worlds.rover import LOOKS, rover_images
 
 # %% ../nbs/18_datasets.ipynb #4ac39a58
@@ -70,60 +66,6 @@ def read_folder(
         "name": [Path(f).parent.name for f in files] if names else "", "group": [m[0] if m else f for m, f in zip(found, files)]}))
 
 # %% ../nbs/18_datasets.ipynb #8e669649
-def _batch(
-    rows: list[tuple],      # Path and member of each image
-    size: int,
-    frame: Callable,
-    workers: int,
-) -> tuple[np.ndarray, list[tuple[int, str]]]: # (n, 3, size, size) uint8, those that failed left out; place and reason of these
-    "Some images"
-    def one(row):
-        try: return frame(read_image(*row), size).transpose(2, 0, 1)
-        except Corrupt as e: return str(e)
-    with ThreadPoolExecutor(workers) as pool: got = list(pool.map(one, rows))
-    images = [g for g in got if not isinstance(g, str)]
-    return (np.stack(images) if images else np.empty((0, 3, size, size), "uint8")), [(i, g) for i, g in enumerate(got) if isinstance(g, str)]
-
-
-def _save(span: Sequence[int], path: Path, *, rows: list[tuple], **how) -> None:
-    "One batch and its problems"
-    images, failed = _batch(rows[span[0]:span[1]], **how)
-    with open(path, "wb") as f: np.savez(f, n=len(images), images=images, at=np.array([i + span[0] for i, _ in failed], int), why=np.array([w for _, w in failed], "U"))
-
-
-def _join(parts: list[Path], path: Path) -> None:
-    "Batches to one array, one in memory at a time"
-    held = [np.load(p) for p in parts]
-    shape = (sum(int(h["n"]) for h in held), *held[0]["images"].shape[1:])
-    with open(path, "wb") as f:
-        np.lib.format.write_array_header_1_0(f, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        for h in held: f.write(h["images"].tobytes())
-    for h in held: h.close()
-
-# %% ../nbs/18_datasets.ipynb #b23145c9
-def _to_file(rows: list[tuple], out: Path, batch: int, **how) -> list[tuple[int, str]]: # Place and reason of those that failed
-    "Write the images and, beside them, what they are; nothing is done if that is there"
-    spans = [(a, min(a + batch, len(rows))) for a in range(0, len(rows), batch)]
-    stamps = [(p, m, *_stamp(p)) for p, m in rows]
-    work = Blocks(out.with_name(f".{out.name}.blocks"), spans, {"images": digest(stamps, 64), "size": how["size"], "frame": how["frame"].__name__}, ".npz")
-    about = out.with_name(f"{out.name}.json")
-    if out.exists():
-        if not about.exists(): raise BadInput(f"{out} is there, and nothing says what it holds; choose another name")
-        check_same(str(out), read_json(about)["made"], work.identity)
-        return [tuple(p) for p in read_json(about)["problems"]]
-    problems = []
-    for part in iter_blocks(work, partial(_save, rows=rows, **how)):
-        with np.load(part.path) as made: problems += [(int(i), str(w)) for i, w in zip(made["at"], made["why"])]
-    write_json(about, {"made": work.identity, "problems": problems})
-    finish(work, out, _join)
-    return problems
-
-
-def _stamp(path: str) -> tuple: # Size and time of a file; nothing if it is not there
-    try: return Path(path).stat().st_size, Path(path).stat().st_mtime_ns
-    except OSError: return ()
-
-
 def read_images(
     table: pd.DataFrame, # Image table
     size: int,           # Side of every image, px
@@ -135,19 +77,11 @@ def read_images(
     workers: int = 2,    # Threads
 ) -> np.ndarray: # (N, 3, size, size) uint8 RGB; read-only and on the disk with `out`
     "The pixels of an image table"
-    if len(table) == 0 or size < 1: raise BadInput(f"{len(table)} images of {size} px; give a table with images and a side of 1 px or more")
-    rows, how = list(zip(table.path, table.member)), {"size": size, "frame": frame, "workers": workers}
-    if out is not None and Path(out).suffix != ".npy": raise BadInput(f"{out}: images are kept in a .npy file")
-    images, failed = np.empty((0 if out else len(rows), 3, size, size), "uint8"), []
-    if out is not None: failed = _to_file(rows, Path(out), batch, **how)
-    for a in range(0, len(images), batch):
-        got, bad = _batch(rows[a:a + batch], **how)
-        images[a - len(failed):a - len(failed) + len(got)] = got
-        failed += [(a + i, why) for i, why in bad]
-    if failed and problems is None: raise Corrupt(f"{len(failed)} of {len(rows)} images cannot be read, the first: {failed[0][1]}; give problems=[] to leave them out")
+    images, failed = stack_images(list(zip(table.path, table.member)), size, frame=frame, out=out, batch=batch, workers=workers)
+    if failed and (problems is None or len(failed) == len(table)):
+        raise Corrupt(f"{len(failed)} of {len(table)} images cannot be read, the first: {failed[0][1]}; problems=[] leaves out those that cannot")
     if problems is not None: problems += failed
-    if len(failed) == len(rows): raise Corrupt(f"none of {len(rows)} images can be read, the first: {failed[0][1]}")
-    return images[:len(rows) - len(failed)] if out is None else np.load(out, mmap_mode="r")
+    return images
 
 # %% ../nbs/18_datasets.ipynb #3469802f
 _MSL_LISTS = {"train": 3746, "val": 1640, "test": 1305} # Images the authors published
