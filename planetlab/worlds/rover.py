@@ -229,10 +229,11 @@ def _journal(
     rng: np.random.Generator, # Source of every draw
 ) -> pd.DataFrame: # One row per frame: day (0, 1, …), sol, burst (0, 1, …), look, instrument
     "What a rover photographs, sol after sol"
-    days = max(5, min(n // 40, 400))
+    days = max(5, min(n // 25, 400))
     sols = np.sort(rng.choice(np.arange(1, 4 * days), days, replace=False))
-    drift = np.cumsum(rng.normal(0, 0.45, (days, len(CLASSES))), 0)
-    mix = np.array([0.34, 0.18, 0.12, 0.22, 0.14]) * np.exp((drift - drift.mean(0)).clip(-1.6, 1.6))
+    drift = np.cumsum(rng.normal(0, 1, (days, len(CLASSES))), 0)
+    drift = 0.5 * (drift - drift.mean(0)) / drift.std(0) + rng.normal(0, 1, drift.shape) # the mission's, and the day's
+    mix = np.array([0.34, 0.18, 0.12, 0.22, 0.14]) * np.exp(drift.clip(-2, 2))
     names, rows, burst = np.array([name for name, _ in LOOKS.values()]), [], 0
     for day, left in enumerate(np.diff(np.linspace(0, n, days + 1).astype(int))):
         weight = np.exp(rng.normal(0, 0.7, len(LOOKS)))
