@@ -174,9 +174,8 @@ def test_folders_and_archives_give_the_same_table(folder, photo):
         z.writestr("../out.png", (folder / "00.png").read_bytes())
     loose, packed = read_folder(folder, names=True), read_folder(folder.parent / f"{folder.name}.zip", names=True)
     assert len(loose) == 21 and loose.iloc[-1][["name", "group"]].tolist() == ["Größe ✓", "2013-02-01"]
-    assert packed.id.tolist() == ["../out.png", *loose.id] and packed.group.tolist()[1:] == loose.group.tolist()
-    assert np.array_equal(read_images(loose, 24), read_images(packed[1:], 24))
-    assert np.array_equal(read_images(packed[:1], 24)[0], read_images(loose[:1], 24)[0]) and not (folder.parent / "out.png").exists() # read, never unpacked
+    assert packed.id.tolist() == loose.id.tolist() and packed.group.tolist() == loose.group.tolist() # what climbs out is left out
+    assert np.array_equal(read_images(loose, 24), read_images(packed, 24)) and not (folder.parent / "out.png").exists()
 
 
 def test_one_image_and_none(tmp_path, photo):
@@ -201,18 +200,19 @@ def test_identical_images_are_one(photo):
 
 # Pixels
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"])
-@pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp", "bmp", "gif"])
-def test_every_mode_shows_the_same_picture(tmp_path, photo, mode, suffix):
+FORMATS = {"png": "1 L P LA RGB RGBA I;16", "tif": "1 L P LA RGB RGBA CMYK YCbCr I F I;16", "jpg": "1 L RGB CMYK YCbCr", "webp": "L RGB RGBA",
+           "bmp": "1 L P RGB RGBA", "gif": "1 L P RGB"}
+
+
+@pytest.mark.parametrize("suffix, mode", [(s, m) for s, modes in FORMATS.items() for m in modes.split()])
+def test_every_mode_shows_the_same_picture(tmp_path, photo, suffix, mode):
     pic = Image.fromarray(photo)
     img = Image.fromarray(np.asarray(pic.convert("L")).astype("uint16") * 257) if mode == "I;16" else pic.quantize(200) if mode == "P" else pic.convert(mode)
-    try: img.save(tmp_path / f"x.{suffix}")
-    except (OSError, KeyError): pytest.skip(f"no {mode} in {suffix}")
+    img.save(tmp_path / f"x.{suffix}")
     back = read_image(tmp_path / f"x.{suffix}")
     assert back.shape == photo.shape and back.dtype == np.uint8
-    grey = np.asarray(pic.convert("L"), float)
-    close = np.corrcoef(back.mean(2).ravel(), grey.ravel())[0, 1]
-    assert close > (0.3 if mode == "1" else 0.97), close
+    grey = np.asarray(img.convert("L") if mode == "1" else pic.convert("L"), float)
+    assert np.corrcoef(back.mean(2).ravel(), grey.ravel())[0, 1] > 0.97
 
 
 @given(arrays(st.sampled_from(["uint8", "uint16", "int16", "int32", "float32", "bool"]), (4, 5)))
