@@ -112,7 +112,7 @@ def feature_twins(
     unit = _unit(features)
     return _near_pairs(len(unit), lambda a, b: unit[a:b] @ unit[a:].T >= np.float32(alike - 1e-6), most, block)
 
-
+# %% ../nbs/18a_twins.ipynb #d828bd68
 def pair_cosines(
     features: np.ndarray, # (N, D)
     pairs: np.ndarray,    # (M, 2) rows
