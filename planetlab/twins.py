@@ -36,7 +36,7 @@ def _small(images: np.ndarray, down: np.ndarray, batch: int) -> np.ndarray: # (N
         out[a:a + batch] = down @ grey @ down.T
     return out
 
-
+# %% ../nbs/18a_twins.ipynb #5006c2c2
 def thumbnails(
     images: np.ndarray, # (N, 3, S, S) uint8, in memory or on the disk
     side: int = 16,     # Cells along a side
