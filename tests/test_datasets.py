@@ -24,8 +24,7 @@ from planetlab.twins import feature_twins, hash_twins, pair_cosines, perceptual_
 from planetlab.worlds.rover import CLASSES, LOOKS, rover_images
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
-settings.register_profile("datasets", deadline=None, max_examples=20)
-settings.load_profile("datasets")
+FAST = settings(max_examples=20, deadline=None)
 
 
 def real(name):
@@ -50,7 +49,7 @@ def folder(tmp_path, rover):
 # The rover world
 
 @given(st.integers(1, 120), st.integers(0, 2**32 - 1), st.sampled_from([16, 33, 128]))
-@settings(max_examples=4)
+@settings(max_examples=4, deadline=None)
 def test_one_seed_gives_one_mission(n, seed, size):
     (images, table), (again, same) = (rover_images(n, np.random.default_rng(seed), size) for _ in "ab")
     assert images.shape == (n, 3, size, size) and images.dtype == np.uint8
@@ -216,6 +215,7 @@ def test_every_mode_shows_the_same_picture(tmp_path, photo, suffix, mode):
 
 
 @given(arrays(st.sampled_from(["uint8", "uint16", "int16", "int32", "float32", "bool"]), (4, 5)))
+@FAST
 def test_8_bits_keep_the_order_of_counts(counts):
     out, finite = to_8bit(counts), np.isfinite(counts.astype(float))
     assert out.dtype == np.uint8 and (out[~finite] == 0).all()
@@ -225,6 +225,7 @@ def test_8_bits_keep_the_order_of_counts(counts):
 
 @pytest.mark.parametrize("make", ["png", "jpg", "gif", "tif", "webp", "bmp"])
 @given(cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=3))
+@FAST
 def test_damage_is_corrupt_or_an_image(tmp_path_factory, make, cut, flips):
     path = tmp_path_factory.getbasetemp() / f"damaged.{make}"
     buffer = BytesIO()
@@ -263,6 +264,7 @@ def test_animations_tell_and_notes_of_the_camera_are_followed(tmp_path, photo):
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(0, 255))
+@FAST
 def test_a_flat_image_stays_flat_at_any_size(h, w, size, grey):
     img = np.full((h, w, 3), grey, "uint8")
     for frame in (squeeze, centre_crop): assert (frame(img, size) == grey).all() and frame(img, size).shape == (size, size, 3)
@@ -309,6 +311,7 @@ def test_a_killed_reading_goes_on_where_it_was(folder):
 # Twins
 
 @given(arrays("uint64", st.integers(0, 60), elements=st.integers(0, 2**12)), st.integers(0, 8), st.integers(1, 70))
+@FAST
 def test_hash_twins_are_those_that_counting_finds(hashes, reach, block):
     found = {tuple(p) for p in hash_twins(hashes, reach, most=100, block=block).tolist()}
     assert found == {(i, j) for i in range(len(hashes)) for j in range(i + 1, len(hashes)) if (int(hashes[i]) ^ int(hashes[j])).bit_count() <= reach}
