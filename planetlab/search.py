@@ -98,7 +98,7 @@ def _nearest(
 def _search(index, q, n, out, own) -> Found:
     if n < 1: raise BadInput(f"n = {n}; ask for 1 or more images")
     counts = dict(zip(*np.unique(index.groups, return_counts=True))) if index.groups is not None else {}
-    spare = max([int((own >= 0).any()), *(counts.get(g, 0) for g in set(out.tolist()))])
+    spare = max([int((own >= 0).any()), *(int(counts.get(g, 0)) for g in set(out.tolist()))])
     step = int(np.clip(2**24 // ((n + spare + 8) * q.shape[1]), 1, 4096))
     parts = [_nearest(index, q[i:i + step], n, out[i:i + step], own[i:i + step], spare) for i in range(0, len(q), step)]
     return Found(*(np.concatenate(v) for v in zip(*parts)))
