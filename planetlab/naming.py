@@ -90,8 +90,8 @@ def _matched(
     noise: bool,       # Column 0 is noise
 ) -> tuple[np.ndarray, np.ndarray]: # (…, T) images called rightly, (…, T) images called so
     "Best names one to one of each table"
-    flat = table[..., int(noise):].reshape(-1, table.shape[-2], table.shape[-1] - noise)
-    right, said = np.zeros((2, *flat.shape[:2]))
+    flat = table[..., int(noise):].reshape(int(np.prod(table.shape[:-2])), table.shape[-2], -1) if table.shape[-1] > noise else np.zeros((0, 1, 1))
+    right, said = np.zeros((2, int(np.prod(table.shape[:-2])), table.shape[-2]))
     for n, t in enumerate(flat):
         i, j = linear_sum_assignment(t, maximize=True)
         right[n, i], said[n, i] = t[i, j], t[:, j].sum(0) * (t[i, j] > 0)
@@ -169,7 +169,7 @@ def score_names(
     for name, of in METRICS.items():
         ends = (np.nan, np.nan)
         if groups is not None: ends = interval(t, c, np.asarray(groups)[known], draws, partial(of, noise=noise), rng=rng)
-        out[name] = Score(float(of(now, noise)), k, float(np.mean(of(chance, noise))), *(float(np.clip(e, -1, 1)) for e in ends))
+        out[name] = Score(float(of(now, noise)), k, float(np.mean(of(chance, noise))), *np.clip(ends, -1.0 if name in ("ami", "ari") else 0.0, 1.0).tolist())
     return out
 
 # %% ../nbs/48_naming.ipynb #04664d52

@@ -72,6 +72,7 @@ def judge_names(
     "Several runs on several selections of images, never mixed"
     if not len(runs) or not parts: raise BadInput(f"{len(runs)} runs and {len(parts)} parts; nothing to judge: give a clustering per seed and `parts_of(images)`")
     if any(np.shape(v) != (len(images),) for v in (*runs, *parts.values())): raise BadInput(f"{len(images)} images, and runs or parts of another length; give one cluster per image")
+    if missing := {"label", "group", "instrument"} - set(images): raise BadInput(f"the image table has no {sorted(missing)}; it has {list(images)}")
     classes, groups, rows = images.label.to_numpy(), images.group.to_numpy(str), []
     known = {"all": np.ones(len(images), bool)} | {i: (images.instrument == i).to_numpy() for i in sorted(set(images.instrument))}
     for (part, here), (instrument, by), (seed, c) in ((p, i, s) for p in parts.items() for i in known.items() for s in enumerate(runs)):
@@ -133,6 +134,7 @@ def show_curve(
         ax.plot(mean.index, mean["mean"], "o-", ms=3, c=colour_of(i), label=name)
         ax.fill_between(mean.index, mean["mean"] - mean.sd.fillna(0), mean["mean"] + mean.sd.fillna(0), color=colour_of(i), alpha=0.25, lw=0)
         ax.plot(mean.index, mean.random, "--", c=colour_of(i), lw=1)
+    ax.plot([], [], "--", c="0.5", lw=1, label="random clusters, same sizes")
     ax.set(xscale="log", xlabel="k, clusters", ylabel=metric.replace("_", " "), ylim=(0, 1.02), title=title)
     ax.set_xticks(mean.index, mean.index)
     ax.minorticks_off()

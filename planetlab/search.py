@@ -58,15 +58,16 @@ def build_index(
 
 # %% ../nbs/49_search.ipynb #8ff19493
 def _blocks(z, q, n): # (N, D), (Q, D) -> (Q, n) int, in no order
-    "The n nearest by blocks of at most 2^24 distances"
-    step, best = max(n, 2**24 // len(q)), np.empty((len(q), 0), "float32")
-    rows = np.empty((len(q), 0), int)
+    "The n nearest by blocks of some 2^22 distances"
+    step, best, rows = max(n, 2**22 // len(q)), np.empty((len(q), 0), "float32"), np.empty((len(q), 0), int)
+    def least(far): return np.argpartition(far, min(n, far.shape[1]) - 1, 1)[:, :n]
     for i in range(0, len(z), step):
         part = z[i:i + step]
-        best = np.hstack([best, (part * part).sum(1) - 2 * q @ part.T])
-        rows = np.hstack([rows, np.broadcast_to(np.arange(i, i + len(part)), (len(q), len(part)))])
-        keep = np.argpartition(best, n - 1, 1)[:, :n] if best.shape[1] > n else slice(None)
-        best, rows = (np.take_along_axis(v, keep, 1) if best.shape[1] > n else v for v in (best, rows))
+        far = (part * part).sum(1) - 2 * q @ part.T
+        keep = least(far)
+        best, rows = np.hstack([best, np.take_along_axis(far, keep, 1)]), np.hstack([rows, keep + i])
+        keep = least(best)
+        best, rows = (np.take_along_axis(v, keep, 1) for v in (best, rows))
     return rows
 
 
@@ -133,14 +134,14 @@ def like(
 
 # %% ../nbs/49_search.ipynb #337d79e9
 def lists(
-    n_lists: int | None = None, # Cells; four times the root of N if None
+    n_lists: int | None = None, # Cells; the root of N if None
     probes: int = 16,           # Cells that each query looks into
     seed: int = 0,              # Of the k-means
 ) -> Callable: # (N, D) float32 -> trained faiss index, for `build_index`
     "Approximate search by inverted lists, one byte a number; candidates are measured again in full"
     def train(z):
         faiss = need("faiss", "cluster")
-        cells = min(n_lists or max(1, int(4 * len(z) ** 0.5)), len(z))
+        cells = min(n_lists or max(1, int(len(z) ** 0.5)), len(z))
         engine = faiss.index_factory(z.shape[1], f"IVF{cells},SQ8")
         engine.cp.seed, engine.cp.niter = seed, 10
         engine.cp.min_points_per_centroid, engine.cp.max_points_per_centroid = 1, 64
@@ -240,7 +241,7 @@ def write_sheets(
     folder, paths = Path(folder), []
     for c, part in picked.groupby("cluster"):
         r, which = about.loc[c], "noise" if c < 0 else f"cluster {c} of {about.k.loc[c]}"
-        pure = "no labels" if np.isnan(r.purity) else f"{r.matched or 'no class of its own'}; commonest {r.commonest}, purity {r.purity:.2f} (random {r.random:.2f})"
+        pure = "no labels" if np.isnan(r.purity) else f"{'matched ' + r.matched if r.matched else 'no class of its own'}; commonest {r.commonest}, purity {r.purity:.2f} (random {r.random:.2f})"
         sheet = draw_sheet(images, {how: p.row.tolist() for how, p in part.groupby("how", sort=False)}, f"{which}: {r['size']} images; {pure}", side)
         paths.append(folder / ("noise.jpg" if c < 0 else f"cluster_{c:03}.jpg"))
         with atomic(paths[-1]) as p: Image.fromarray(sheet).save(p, quality=88)
