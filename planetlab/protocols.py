@@ -74,9 +74,10 @@ def judge_names(
     if any(np.shape(v) != (len(images),) for v in (*runs, *parts.values())): raise BadInput(f"{len(images)} images, and runs or parts of another length; give one cluster per image")
     if missing := {"label", "group", "instrument"} - set(images): raise BadInput(f"the image table has no {sorted(missing)}; it has {list(images)}")
     classes, groups, rows = images.label.to_numpy(), images.group.to_numpy(str), []
+    names_from = None if names_from is None else np.asarray(names_from, bool)
     known = {"all": np.ones(len(images), bool)} | {i: (images.instrument == i).to_numpy() for i in sorted(set(images.instrument))}
     for (part, here), (instrument, by), (seed, c) in ((p, i, s) for p in parts.items() for i in known.items() for s in enumerate(runs)):
-        here = here & by & (classes >= 0)
+        here = np.asarray(here, bool) & by & (classes >= 0)
         if not here.any() or (instrument != "all" and len(known) == 2): continue
         fitted = len(set(c.tolist()) - {-1}) if k is None else k
         found = score_names(classes[here], c[here], groups[here], fitted, draws, rng=rng)
