@@ -32,7 +32,8 @@ def _labelled(
     "The door: integers, one of each per image, and at least one label"
     a, b = np.asarray(classes), np.asarray(clusters)
     if a.shape != b.shape or a.ndim != 1 or a.dtype.kind not in "iu" or b.dtype.kind not in "iu":
-        raise BadInput(f"{a.dtype} classes of shape {a.shape} and {b.dtype} clusters of shape {b.shape}; give one integer of each per image, -1 for none")
+        raise BadInput(f"{a.dtype} classes of shape {a.shape} and {b.dtype} clusters of shape {b.shape}; "
+                       "give one integer of each per image, -1 for none")
     if not (a >= 0).any(): raise BadInput(f"none of {len(a)} images has a label; names need at least one class id from 0 on")
     return a >= 0
 
@@ -162,14 +163,16 @@ def score_names(
     known = _labelled(classes, clusters)
     k = len(set(np.asarray(clusters).tolist()) - {-1}) if k is None else k
     t, c = np.asarray(classes)[known], np.asarray(clusters)[known]
-    if len(set(c.tolist()) - {-1}) > k: raise BadInput(f"{len(set(c.tolist()) - {-1})} clusters here and k = {k}; give the number that was fitted")
+    if len(set(c.tolist()) - {-1}) > k:
+        raise BadInput(f"{len(set(c.tolist()) - {-1})} clusters here and k = {k}; give the number that was fitted")
     noise, now = bool((c < 0).any()), _table(t, c)[0]
     chance = np.stack([_table(t, rng.permutation(c))[0] for _ in range(shuffles)])
     out = {}
     for name, of in METRICS.items():
         ends = (np.nan, np.nan)
         if groups is not None: ends = interval(t, c, np.asarray(groups)[known], draws, partial(of, noise=noise), rng=rng)
-        out[name] = Score(float(of(now, noise)), k, float(np.mean(of(chance, noise))), *np.clip(ends, -1.0 if name in ("ami", "ari") else 0.0, 1.0).tolist())
+        ends = np.clip(ends, -1.0 if name in ("ami", "ari") else 0.0, 1.0).tolist()
+        out[name] = Score(float(of(now, noise)), k, float(np.mean(of(chance, noise))), *ends)
     return out
 
 # %% ../nbs/48_naming.ipynb #04664d52
@@ -227,7 +230,8 @@ def confusion(
     "Images by what they are and what they are called"
     known = _labelled(classes, said)
     t, s = np.asarray(classes)[known], np.asarray(said)[known]
-    if max(t.max(), s.max()) >= len(names): raise BadInput(f"class id {max(t.max(), s.max())} and {len(names)} names; give one name per class, from 0 on")
+    if max(t.max(), s.max()) >= len(names):
+        raise BadInput(f"class id {max(t.max(), s.max())} and {len(names)} names; give one name per class, from 0 on")
     n = len(names)
     counts = np.bincount(t * (n + 1) + np.where(s < 0, n, s), minlength=n * (n + 1)).reshape(n, n + 1)
     return pd.DataFrame(counts, list(names), [*names, "no name"])

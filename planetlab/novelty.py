@@ -51,7 +51,8 @@ def fuse(
     scores: pd.DataFrame, # (N, R) one ranker a column, higher is stranger
 ) -> np.ndarray: # (N,) higher is stranger
     "Reciprocal rank fusion; ties share their mean rank"
-    if not np.isfinite(scores.to_numpy(float)).all(): raise BadInput(f"{np.sum(~np.isfinite(scores.to_numpy(float)))} scores are not finite; leave such images or rankers out")
+    if not np.isfinite(scores.to_numpy(float)).all():
+        raise BadInput(f"{np.sum(~np.isfinite(scores.to_numpy(float)))} scores are not finite; leave such images or rankers out")
     return np.sum([1 / (60 + rankdata(-scores[c])) for c in scores], 0)
 
 
@@ -68,14 +69,17 @@ def rank_novelty(
     fitted, z, asked = np.asarray(fitted), np.asarray(z), rankers() if asked is None else asked
     for name, d in (("known", fitted), ("ranked", z)):
         if d.ndim != 2 or len(d) < 2 or not np.isfinite(d).all() or d.shape[1] != fitted.shape[1]:
-            raise BadInput(f"{name} features of shape {d.shape}, {np.sum(~np.isfinite(d))} not finite; give two or more finite rows of one encoder")
+            raise BadInput(f"{name} features of shape {d.shape}, {np.sum(~np.isfinite(d))} not finite; "
+                           "give two or more finite rows of one encoder")
     if len(fitted) > most: fitted = fitted[np.sort(rng.choice(len(fitted), most, replace=False))]
     scores = {}
     for name, ranker in asked.items():
         r = clone(ranker).fit(fitted)
         scores[name] = np.concatenate([-r.score_samples(z[i:i + 8192]) for i in range(0, len(z), 8192)])
     scores |= {name: np.asarray(v, float) for name, v in (given or {}).items()}
-    if not scores or any(v.shape != (len(z),) for v in scores.values()): raise BadInput(f"{len(scores)} rankers for {len(z)} images; give one or more, and a score per image of each that is given")
+    if not scores or any(v.shape != (len(z),) for v in scores.values()):
+        raise BadInput(f"{len(scores)} rankers for {len(z)} images; "
+                       "give one or more, and a score per image of each that is given")
     table = pd.DataFrame(scores)
     fused = fuse(table)
     return table.assign(fused=fused, rank=rankdata(-fused, method="ordinal"))
@@ -92,7 +96,9 @@ def precision_at(
 ) -> pd.DataFrame: # By n: precision, low, high, chance
     "Share of novel images among the first n, with a 95 % interval over groups"
     novel, at = np.asarray(novel, bool), np.array([n for n in at if n <= len(scores)], int)
-    if not (len(scores) == len(novel) == len(groups)) or not len(at): raise BadInput(f"{len(scores)} scores, {len(novel)} flags, {len(groups)} groups, at {at.tolist()}; give one of each per image, and an n up to their number")
+    if not (len(scores) == len(novel) == len(groups)) or not len(at):
+        raise BadInput(f"{len(scores)} scores, {len(novel)} flags, {len(groups)} groups, at {at.tolist()}; "
+                       "give one of each per image, and an n up to their number")
     order = np.argsort(-np.asarray(scores), kind="stable")
     names, where = np.unique(np.asarray(groups), return_inverse=True)
     times = (rng.multinomial(len(names), np.full(len(names), 1 / len(names)))[where][order] for _ in range(draws))
@@ -102,7 +108,8 @@ def precision_at(
         return (hit[stop] - np.maximum(seen[stop] - at, 0) * novel[order][stop]) / np.minimum(at, seen[-1])
     low, high = np.percentile([share(w) for w in times], [2.5, 97.5], axis=0)
     now = share(np.ones(len(order)))
-    return pd.DataFrame({"precision": now, "low": np.minimum(low, now), "high": np.maximum(high, now), "chance": novel.mean()}, pd.Index(at, name="n"))
+    ends = {"low": np.minimum(low, now), "high": np.maximum(high, now)}
+    return pd.DataFrame({"precision": now, **ends, "chance": novel.mean()}, pd.Index(at, name="n"))
 
 
 def judge_novelty(
@@ -120,7 +127,9 @@ def judge_novelty(
     classes, train = images.label.to_numpy(), np.asarray(train, bool)
     novel = np.isin(classes, list(hidden))
     fit, part = train & ~novel & (classes >= 0), ~train & (classes >= 0)
-    if not novel[part].any() or novel[part].all(): raise BadInput(f"{novel[part].sum()} of {part.sum()} ranked images are of classes {list(hidden)}; some must be, and not all")
+    if not novel[part].any() or novel[part].all():
+        raise BadInput(f"{novel[part].sum()} of {part.sum()} ranked images are of classes {list(hidden)}; "
+                       "some must be, and not all")
     shared = set(images.group[fit]) & set(images.group[part])
     if shared: raise BadInput(f"{len(shared)} groups lie on both sides of the split, such as {min(shared)!r}; split whole groups")
     scores = rank_novelty(z[fit], z[part], asked, {n: np.asarray(v)[part] for n, v in (given or {}).items()}, rng=rng).drop(columns="rank")

@@ -70,9 +70,13 @@ def judge_names(
     rng: np.random.Generator,   # Source of shuffles and bootstrap
 ) -> pd.DataFrame: # Tidy, a row per part, instrument ("all" or one), seed and metric: n, k, value, random, low, high
     "Several runs on several selections of images, never mixed"
-    if not len(runs) or not parts: raise BadInput(f"{len(runs)} runs and {len(parts)} parts; nothing to judge: give a clustering per seed and `parts_of(images)`")
-    if any(np.shape(v) != (len(images),) for v in (*runs, *parts.values())): raise BadInput(f"{len(images)} images, and runs or parts of another length; give one cluster per image")
-    if missing := {"label", "group", "instrument"} - set(images): raise BadInput(f"the image table has no {sorted(missing)}; it has {list(images)}")
+    if not len(runs) or not parts:
+        raise BadInput(f"{len(runs)} runs and {len(parts)} parts; "
+                       "nothing to judge: give a clustering per seed and `parts_of(images)`")
+    if any(np.shape(v) != (len(images),) for v in (*runs, *parts.values())):
+        raise BadInput(f"{len(images)} images, and runs or parts of another length; give one cluster per image")
+    if missing := {"label", "group", "instrument"} - set(images):
+        raise BadInput(f"the image table has no {sorted(missing)}; it has {list(images)}")
     classes, groups, rows = images.label.to_numpy(), images.group.to_numpy(str), []
     names_from = None if names_from is None else np.asarray(names_from, bool)
     known = {"all": np.ones(len(images), bool)} | {i: (images.instrument == i).to_numpy() for i in sorted(set(images.instrument))}
@@ -91,7 +95,8 @@ def over_seeds(
 ) -> pd.DataFrame: # By all but the seed: mean, sd, low, high, random, seeds; limits are means over the seeds
     "Mean and standard deviation over the seeds"
     by = [c for c in ("part", "instrument", "k", "n", "metric") if c in judged]
-    what = {"mean": ("value", "mean"), "sd": ("value", "std"), "low": ("low", "mean"), "high": ("high", "mean"), "random": ("random", "mean"), "seeds": ("seed", "nunique")}
+    what = {"mean": ("value", "mean"), "sd": ("value", "std"), "low": ("low", "mean"), "high": ("high", "mean"),
+            "random": ("random", "mean"), "seeds": ("seed", "nunique")}
     return judged.groupby(by, sort=False).agg(**{n: w for n, w in what.items() if w[0] in judged})
 
 # %% ../nbs/48a_protocols.ipynb #de04b631

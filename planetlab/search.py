@@ -41,7 +41,8 @@ def _unit(z): return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e
 def _vectors(z, cosine) -> np.ndarray: # (N, D) float32, contiguous
     z = np.ascontiguousarray(z, "float32")
     if z.ndim != 2 or not z.size or not np.isfinite(z).all():
-        raise BadInput(f"features of shape {z.shape}, {np.sum(~np.isfinite(z))} not finite; give (N, D) finite numbers, one row or more")
+        raise BadInput(f"features of shape {z.shape}, {np.sum(~np.isfinite(z))} not finite; "
+                       "give (N, D) finite numbers, one row or more")
     return _unit(z) if cosine else z
 
 
@@ -53,7 +54,8 @@ def build_index(
 ) -> Index:
     "Make features ready to be searched"
     z = _vectors(z, cosine)
-    if groups is not None and np.shape(groups) != (len(z),): raise BadInput(f"{len(z)} features and groups of shape {np.shape(groups)}; give one per row")
+    if groups is not None and np.shape(groups) != (len(z),):
+        raise BadInput(f"{len(z)} features and groups of shape {np.shape(groups)}; give one per row")
     return Index(z, None if groups is None else np.asarray(groups).astype(str), cosine, None if approximate is None else approximate(z))
 
 # %% ../nbs/49_search.ipynb #8ff19493
@@ -93,7 +95,8 @@ def _nearest(
     far[gone], rows[gone] = np.inf, -1
     order = np.argsort(far, 1, kind="stable")[:, :n]
     short = ((0, 0), (0, max(0, n - order.shape[1])))
-    return Found(np.pad(np.take_along_axis(rows, order, 1), short, constant_values=-1), np.pad(np.take_along_axis(far, order, 1), short, constant_values=np.inf))
+    return Found(np.pad(np.take_along_axis(rows, order, 1), short, constant_values=-1),
+                 np.pad(np.take_along_axis(far, order, 1), short, constant_values=np.inf))
 
 
 def _search(index, q, n, out, own) -> Found:
@@ -113,9 +116,11 @@ def find(
 ) -> Found:
     "The images nearest to any vector"
     q = _vectors(queries, index.cosine)
-    if q.shape[1] != index.z.shape[1]: raise BadInput(f"queries of {q.shape[1]} numbers, features of {index.z.shape[1]}; use the same encoder for both")
+    if q.shape[1] != index.z.shape[1]:
+        raise BadInput(f"queries of {q.shape[1]} numbers, features of {index.z.shape[1]}; use the same encoder for both")
     if groups is not None and index.groups is None: raise BadInput("the index knows no groups; give groups= to `build_index`")
-    if groups is not None and np.shape(groups) != (len(q),): raise BadInput(f"{len(q)} queries and groups of shape {np.shape(groups)}; give one per query")
+    if groups is not None and np.shape(groups) != (len(q),):
+        raise BadInput(f"{len(q)} queries and groups of shape {np.shape(groups)}; give one per query")
     out = np.full(len(q), "\0") if groups is None else np.asarray(groups).astype(str)
     return _search(index, q, n, out, np.full(len(q), -1))
 
@@ -128,7 +133,8 @@ def like(
 ) -> Found:
     "The images nearest to images of the index"
     rows = np.asarray(rows, int)
-    if not rows.size or rows.min() < 0 or rows.max() >= len(index.z): raise BadInput(f"rows {rows.tolist()[:5]}… of {len(index.z)} images; give one or more from 0 on")
+    if not rows.size or rows.min() < 0 or rows.max() >= len(index.z):
+        raise BadInput(f"rows {rows.tolist()[:5]}… of {len(index.z)} images; give one or more from 0 on")
     out = index.groups[rows] if apart and index.groups is not None else np.full(len(rows), "\0")
     return _search(index, index.z[rows], n, out, rows)
 
@@ -157,7 +163,8 @@ def recall(
     truth: Found, # Of an exact one, the same queries
 ) -> float: # 0 to 1
     "Share of the true nearest that were found"
-    if found.rows.shape[0] != truth.rows.shape[0]: raise BadInput(f"{len(found.rows)} and {len(truth.rows)} queries; ask both for the same")
+    if found.rows.shape[0] != truth.rows.shape[0]:
+        raise BadInput(f"{len(found.rows)} and {len(truth.rows)} queries; ask both for the same")
     return float(np.mean(np.concatenate([np.isin(t[t >= 0], f) for f, t in zip(found.rows, truth.rows)])))
 
 # %% ../nbs/49_search.ipynb #52489c92
@@ -178,7 +185,8 @@ def boundary(
         far[:, i] = np.inf
         margin = far.min(1) - own
         order = np.argsort(margin, kind="stable")[:n]
-        parts.append(pd.DataFrame({"cluster": c, "how": "boundary", "row": here[order], "distance": own[order], "other": ids[far[order].argmin(1)], "margin": margin[order]}))
+        parts.append(pd.DataFrame({"cluster": c, "how": "boundary", "row": here[order], "distance": own[order],
+                                   "other": ids[far[order].argmin(1)], "margin": margin[order]}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 # %% ../nbs/49_search.ipynb #0fd70f3a
@@ -237,11 +245,13 @@ def write_sheets(
     side: int = 96,       # Of a thumbnail, px
 ) -> list[Path]: # The pictures
     "Leave a picture of each cluster on disk, and the tables beside"
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3: raise BadInput(f"{images.dtype} images of shape {images.shape}; give (N, 3, S, S) uint8")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise BadInput(f"{images.dtype} images of shape {images.shape}; give (N, 3, S, S) uint8")
     folder, paths = Path(folder), []
     for c, part in picked.groupby("cluster"):
         r, which = about.loc[c], "noise" if c < 0 else f"cluster {c} of {about.k.loc[c]}"
-        pure = "no labels" if np.isnan(r.purity) else f"{'matched ' + r.matched if r.matched else 'no class of its own'}; commonest {r.commonest}, purity {r.purity:.2f} (random {r.random:.2f})"
+        own = f"matched {r.matched}" if r.matched else "no class of its own"
+        pure = "no labels" if np.isnan(r.purity) else f"{own}; commonest {r.commonest}, purity {r.purity:.2f} (random {r.random:.2f})"
         sheet = draw_sheet(images, {how: p.row.tolist() for how, p in part.groupby("how", sort=False)}, f"{which}: {r['size']} images; {pure}", side)
         paths.append(folder / ("noise.jpg" if c < 0 else f"cluster_{c:03}.jpg"))
         with atomic(paths[-1]) as p: Image.fromarray(sheet).save(p, quality=88)

@@ -36,10 +36,13 @@ def _check(z, classes, groups) -> np.ndarray: # (N,) bool, rows with a label
     "The door: finite features, integer classes, a group each, two classes or more"
     classes = np.asarray(classes)
     if classes.dtype.kind not in "iu" or not (np.shape(z)[:1] == classes.shape == np.shape(groups)):
-        raise BadInput(f"features of shape {np.shape(z)}, {classes.dtype} classes of {classes.shape} and groups of {np.shape(groups)}; give one row, one integer (-1 for none) and one group per image")
+        raise BadInput(f"features of shape {np.shape(z)}, {classes.dtype} classes of {classes.shape} and groups of {np.shape(groups)}; "
+                       "give one row, one integer (-1 for none) and one group per image")
     known = classes >= 0
-    if len(set(classes[known].tolist())) < 2: raise BadInput(f"{len(set(classes[known].tolist()))} classes among {known.sum()} labels; a classifier needs two or more")
-    if not np.isfinite(np.asarray(z)[known]).all(): raise BadInput(f"{np.sum(~np.isfinite(z))} features are not finite; leave out images that have no features")
+    if len(set(classes[known].tolist())) < 2:
+        raise BadInput(f"{len(set(classes[known].tolist()))} classes among {known.sum()} labels; a classifier needs two or more")
+    if not np.isfinite(np.asarray(z)[known]).all():
+        raise BadInput(f"{np.sum(~np.isfinite(z))} features are not finite; leave out images that have no features")
     return known
 
 
@@ -55,12 +58,14 @@ def held_out(
     known, classes = _check(z, classes, groups), np.asarray(classes)
     rows, g = np.flatnonzero(known), np.asarray(groups)[known]
     if train is None:
-        if len(set(g.tolist())) < folds: raise BadInput(f"{len(set(g.tolist()))} groups and {folds} folds; lower folds= or give more groups")
+        if len(set(g.tolist())) < folds:
+            raise BadInput(f"{len(set(g.tolist()))} groups and {folds} folds; lower folds= or give more groups")
         parts = [(rows[a], rows[b]) for a, b in GroupKFold(folds).split(rows, groups=g)]
     else:
         parts = [(np.flatnonzero(known & train), np.flatnonzero(known & ~train))]
         shared = set(np.asarray(groups)[parts[0][0]].tolist()) & set(np.asarray(groups)[parts[0][1]].tolist())
-        if shared: raise BadInput(f"{len(shared)} groups lie on both sides of the split, such as {min(shared)!r}; split whole groups")
+        if shared:
+            raise BadInput(f"{len(shared)} groups lie on both sides of the split, such as {min(shared)!r}; split whole groups")
     out = np.full((len(classes), classes.max() + 1), np.nan)
     for fit, ahead in parts:
         if not (len(fit) and len(ahead)): raise BadInput(f"{len(fit)} images to fit and {len(ahead)} to predict; both are needed")
@@ -114,8 +119,10 @@ def show_labels(
     ax.barh(y, rows.null_high, 0.5, color="0.85", label="shuffled labels")
     ax.plot(rows.majority, y, "k|", ms=14, label="commonest class")
     for i, ((name, model), r) in enumerate(rows.iterrows()):
-        ax.errorbar(r.value, y[i], xerr=[[max(r.value - r.low, 0)], [max(r.high - r.value, 0)]], fmt="o", capsize=3, c=colour_of(list(tables).index(name)))
-    ax.set(yticks=y, yticklabels=[f"{name}, {model}" for name, model in rows.index], xlim=(0, 1.02), xlabel=f"{metric.replace('_', ' ')} on groups left out, 95 % interval", title=title)
+        reach = [[max(r.value - r.low, 0)], [max(r.high - r.value, 0)]]
+        ax.errorbar(r.value, y[i], xerr=reach, fmt="o", capsize=3, c=colour_of(list(tables).index(name)))
+    ax.set(yticks=y, yticklabels=[f"{name}, {model}" for name, model in rows.index], xlim=(0, 1.02), title=title,
+           xlabel=f"{metric.replace('_', ' ')} on groups left out, 95 % interval")
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
@@ -145,4 +152,5 @@ def doubts(
     said = np.where((votes[..., None] == np.arange(p.shape[1])).any(0), p, -1).argmax(1) # likeliest of those suggested
     found = pd.DataFrame({"row": rows, "label": classes[rows], "suggested": said, "doubted_by": (votes == said).sum(0),
                           "p_label": p[here, classes[rows]], "p_suggested": p[here, said]})[(votes >= 0).any(0)]
-    return found.assign(gap=found.p_label - found.p_suggested).sort_values(["doubted_by", "gap"], ascending=[False, True], ignore_index=True).drop(columns="gap")
+    found = found.assign(gap=found.p_label - found.p_suggested)
+    return found.sort_values(["doubted_by", "gap"], ascending=[False, True], ignore_index=True).drop(columns="gap")
