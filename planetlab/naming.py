@@ -57,7 +57,7 @@ def match_names(
     counts, c = counts[:, c >= 0], c[c >= 0]
     return {int(c[j]): int(t[i]) for i, j in zip(*linear_sum_assignment(counts, maximize=True)) if counts[i, j]}
 
-
+# %% ../nbs/48_naming.ipynb #fbc56d79
 def majority_names(
     classes: Sequence,  # (N,) int, -1 unlabelled
     clusters: Sequence, # (N,) int, -1 noise
@@ -112,7 +112,7 @@ def _entropies(table): # (…, T, K) -> of classes, of clusters, of both
     p = table / table.sum((-2, -1), keepdims=True)
     return [-xlogy(v, v).sum(-1) for v in (p.sum(-1), p.sum(-2), p.reshape(*p.shape[:-2], -1))]
 
-
+# %% ../nbs/48_naming.ipynb #428cb8a6
 def _share(of, by, both): return np.divide(of + by - both, of, out=np.ones_like(of), where=of > 1e-12).clip(0, 1)
 def _homogeneity(table): return _share(*_entropies(table))
 def _completeness(table): return _homogeneity(np.swapaxes(table, -1, -2))
@@ -148,7 +148,7 @@ METRICS = {"one_to_one": _one_to_one, "macro_f1": _macro_f1, "purity": _purity, 
            "nmi": lambda t, noise: nmi(t), "ami": lambda t, noise: _ami(t), "ari": lambda t, noise: ari(t),
            "homogeneity": lambda t, noise: _homogeneity(t), "completeness": lambda t, noise: _completeness(t), "v_measure": lambda t, noise: _v_measure(t)}
 
-
+# %% ../nbs/48_naming.ipynb #ed09cd7c
 def score_names(
     classes: Sequence,  # (N,) int, -1 unlabelled: left out
     clusters: Sequence, # (N,) int, -1 noise
@@ -253,7 +253,7 @@ def show_confusion(
     ax.set_xticks(range(n + 1), counts.columns, rotation=90 if n > 6 else 30, ha="center" if n > 6 else "right")
     return ax
 
-
+# %% ../nbs/48_naming.ipynb #54673435
 def write_confusion(
     folder: str | Path,   # Gets confusion.csv and confusion.jpg
     counts: pd.DataFrame, # From `confusion`

@@ -111,7 +111,7 @@ def precision_at(
     ends = {"low": np.minimum(low, now), "high": np.maximum(high, now)}
     return pd.DataFrame({"precision": now, **ends, "chance": novel.mean()}, pd.Index(at, name="n"))
 
-
+# %% ../nbs/49a_novelty.ipynb #e4488e3d
 def judge_novelty(
     z: np.ndarray,         # (N, D) features
     images: pd.DataFrame,  # (N,) image table: label, group
@@ -136,7 +136,7 @@ def judge_novelty(
     groups = images.group.to_numpy(str)[part]
     return pd.concat({name: precision_at(s.to_numpy(), novel[part], groups, at, rng=rng) for name, s in scores.items()}, names=["ranker"])
 
-
+# %% ../nbs/49a_novelty.ipynb #323d52bf
 def show_precision(
     judged: pd.DataFrame, # From `judge_novelty`
     ax: plt.Axes | None = None, # Where to draw; a new figure if None

@@ -58,7 +58,7 @@ def _carried(
             out[key] = Score(now[metric][0], k, float(np.mean([s[metric][0] for s in chance])), *now[metric][1:])
     return out
 
-
+# %% ../nbs/48a_protocols.ipynb #fc9962db
 def judge_names(
     runs: Sequence[np.ndarray], # (N,) int clusters each, one per seed; five or more
     images: pd.DataFrame,       # (N,) image table: label, group, instrument
@@ -126,7 +126,7 @@ def purity_curve(
         rows += [{"k": k, "seed": seed, "metric": m, "value": s.value, "random": s.random} for m, s in found.items()]
     return pd.DataFrame(rows)
 
-
+# %% ../nbs/48a_protocols.ipynb #cd163a05
 def show_curve(
     curves: Mapping[str, pd.DataFrame], # Name -> from `purity_curve`
     metric: str = "purity", # Which score

@@ -98,7 +98,7 @@ def _nearest(
     return Found(np.pad(np.take_along_axis(rows, order, 1), short, constant_values=-1),
                  np.pad(np.take_along_axis(far, order, 1), short, constant_values=np.inf))
 
-
+# %% ../nbs/49_search.ipynb #ee01fdd0
 def _search(index, q, n, out, own) -> Found:
     if n < 1: raise BadInput(f"n = {n}; ask for 1 or more images")
     counts = dict(zip(*np.unique(index.groups, return_counts=True))) if index.groups is not None else {}
@@ -218,7 +218,7 @@ def about_clusters(
                          "commonest": [names[r.argmax()] if r.any() else "" for r in table], "purity": purest(table),
                          "random": np.mean([dealt() for _ in range(shuffles)], 0)}, pd.Index(ids, name="cluster"))
 
-
+# %% ../nbs/49_search.ipynb #9c689128
 def draw_sheet(
     images: np.ndarray,            # (N, 3, S, S) uint8, memory-mapped if large
     rows: Mapping[str, Sequence[int]], # What is shown in a line ("nearest", "boundary", …) -> images

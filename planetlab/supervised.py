@@ -45,7 +45,7 @@ def _check(z, classes, groups) -> np.ndarray: # (N,) bool, rows with a label
         raise BadInput(f"{np.sum(~np.isfinite(z))} features are not finite; leave out images that have no features")
     return known
 
-
+# %% ../nbs/48b_supervised.ipynb #8051e2c0
 def held_out(
     z: np.ndarray,     # (N, D) features
     classes: Sequence, # (N,) int, -1 unlabelled: neither fitted nor predicted
@@ -105,7 +105,7 @@ def judge_labels(
                          "majority": common[metric][0], "null": float(np.mean(chance)), "null_high": float(np.max(chance))})
     return pd.DataFrame(rows).set_index(["model", "metric"])
 
-
+# %% ../nbs/48b_supervised.ipynb #5e104e26
 def show_labels(
     tables: Mapping[str, pd.DataFrame], # Name of the features -> from `judge_labels`
     metric: str = "accuracy",   # Or "macro_f1"
