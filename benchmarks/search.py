@@ -7,7 +7,6 @@ curved sheets of 12 dimensions, as those of images do; "normal" ones are indepen
 of 200 of the queries is against distances in double precision. Memory: peak resident size above that of the process holding features and queries.
 """
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -72,12 +71,16 @@ WAYS = {"scikit-learn, brute force": sklearn_brute, "faiss, flat index": faiss_f
         **{f"lists, {p} probes": ours(search.lists(probes=p)) for p in (4, 16, 64)}}
 
 
+def resident(key): # MiB; not `ru_maxrss`, which a process inherits from the one that started it
+    return int(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))) / 1024
+
+
 def once(way, folder): # In a process of its own
     import sklearn.neighbors # noqa: F401  libraries are loaded before anything is counted
     need("faiss", "cluster")
     z, q = np.load(folder / "z.npy"), np.load(folder / "q.npy")
     WAYS[way](z[:2000])(q[:10])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident("VmHWM:")
     clock = [(time.process_time(), time.perf_counter())]
     ask = WAYS[way](z)
     clock.append((time.process_time(), time.perf_counter()))
@@ -86,7 +89,7 @@ def once(way, folder): # In a process of its own
     (build_cpu, build_s), (cpu, wall) = np.diff(clock, axis=0)
     right = np.mean([np.isin(t, r).mean() for t, r in zip(np.load(folder / "truth.npy"), rows)])
     print(json.dumps({"build CPU s": build_cpu, "build wall s": build_s, "query CPU s": cpu, "query wall s": wall, "recall@10": right,
-                      "extra MiB": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}))
+                      "extra MiB": resident("VmHWM:") - before}))
 
 
 def compare(sizes, rounds):
