@@ -8,7 +8,6 @@ __all__ = ['BATCH', 'MOST', 'resized', 'Representation', 'Pixels', 'Histograms',
            'representations', 'iter_described']
 
 # %% ../nbs/47_representations.ipynb #23adba37
-import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass, replace
@@ -268,7 +267,7 @@ def save_representation(
         with atomic(folder / "arrays.safetensors") as p: save_file(arrays, p)
     if hasattr(fitted, "model_"): save_model(folder / "model", fitted.model_, {"representation": kind.__name__})
     words = {k: asdict(v) if is_dataclass(v) else v for k, v in params.items() if k not in parts}
-    write_json(folder / "representation.json", {"kind": f"{kind.__module__}.{kind.__name__}", "params": words,
+    write_json(folder / "representation.json", {"kind": kind.__name__, "params": words,
                "parts": {k: [len(v), isinstance(params[k], (list, tuple))] for k, v in parts.items()}, "arrays": sorted(arrays),
                "model": hasattr(fitted, "model_")})
 
@@ -279,20 +278,20 @@ def load_representation(
     "Rebuild a fitted representation; raises `Corrupt` or `ModelMismatch` if it is not what it says"
     folder = Path(folder)
     config = read_json(folder / "representation.json")
-    module, _, name = str(config.get("kind") if isinstance(config, dict) else None).rpartition(".")
-    if not module.startswith("planetlab."): raise ModelMismatch(f"{folder} names {module}.{name}, which is no representation of planetlab; nothing was loaded")
+    kinds, kind = {c.__name__: c for c in Representation.__subclasses__()}, config.get("kind") if isinstance(config, dict) else None
+    if kind not in kinds: raise ModelMismatch(f"{folder} names {kind!r}; known are {', '.join(kinds)}; import planetlab.backbones for those trained elsewhere")
     try:
         params = {k: Change(**v) if k == "change" else v for k, v in config["params"].items()}
         for k, (n, several) in config["parts"].items():
             members = [load_representation(folder / f"{k}{i}") for i in range(n)]
             params[k] = members if several else members[0]
-        found = getattr(importlib.import_module(module), name)(**params)
+        found = kinds[kind](**params)
         if not config["arrays"] and not config["model"]: return found.fit()
         arrays = load_file(folder / "arrays.safetensors") if config["arrays"] else {}
         if sorted(arrays) != config["arrays"]: raise Corrupt(f"{folder} lacks some of {config['arrays']}; save it again")
         vars(found).update(arrays)
         if config["model"]: found.model_ = load_model(folder / "model")[0].to(getattr(found, "device", "cpu"))
-    except (ImportError, AttributeError, TypeError, KeyError, ValueError, SafetensorError, FileNotFoundError) as e:
+    except (AttributeError, TypeError, KeyError, ValueError, SafetensorError, FileNotFoundError) as e:
         raise ModelMismatch(f"{folder} does not fit this planetlab: {e}") from e
     return found
 
