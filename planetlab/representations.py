@@ -200,7 +200,9 @@ class Contrastive(Representation):
     def fit(self, images: np.ndarray, groups: Sequence | None = None):
         model = _seeded(partial(ConvEncoder, size=self.size, widths=self.widths), self.seed).to(self.device)
         small, groups = resized(images, self.size * 4 // 3), np.arange(len(images)) if groups is None else groups
-        train, check = (Pairs(small, groups, self.size, self.change, generator=torch.Generator().manual_seed(2 * self.seed + i)) for i in (0, 1))
+        batch = int(np.clip(len(images) // 8, 32, BATCH))
+        train, check = (Pairs(small, groups, self.size, self.change, batch, generator=torch.Generator().manual_seed(2 * self.seed + i))
+                        for i in (0, 1))
         recipe = Recipe(self.epochs, self.lr, weight_decay=0.05, clip=10.0, ema=0.99)
         self.history_ = _train(model, Contrast(), train, [next(iter(check))], recipe, self.seed)
         self.model_ = model.eval()
