@@ -34,7 +34,7 @@ def _weights(repo: str, files: Sequence[str], download: bool) -> list[str]: # Pa
     except (hub.errors.HfHubHTTPError, hub.errors.LocalEntryNotFoundError, OSError) as e:
         raise MissingWeights(f"cannot fetch {repo}: {e}; check the network, or on a machine that has one {advice}") from e
 
-
+# %% ../nbs/47a_backbones.ipynb #b3490716
 def _seen(net: nn.Module, images: np.ndarray, size: int, mean: Sequence[float], std: Sequence[float]) -> np.ndarray: # (B, D)
     device = next(net.parameters()).device
     x = F.interpolate(torch.from_numpy(np.array(images)).to(device).float() / 255, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
@@ -83,7 +83,7 @@ class _Eye(nn.Module):
         z = self.model.get_image_features(pixel_values=x)
         return F.normalize(getattr(z, "pooler_output", z).float(), dim=1)
 
-
+# %% ../nbs/47a_backbones.ipynb #9f4e53aa
 class TextImage(Representation):
     "A vision-language model of the CLIP family: images and words in one space, rows of length 1"
     def __init__(self,

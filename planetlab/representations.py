@@ -50,7 +50,7 @@ def resized(
     if images.shape[2:] == (size, size): return np.concatenate([p.numpy() for p in parts])
     return np.concatenate([F.interpolate(p.float(), (size, size), **how).round().byte().numpy() for p in parts])
 
-
+# %% ../nbs/47_representations.ipynb #763c3dc4
 class Representation(TransformerMixin, BaseEstimator):
     "What is common to all: images in batches, one float32 row for each"
     def fit(self,
@@ -85,7 +85,7 @@ class Pixels(Representation):
 
     def raw(self, images: np.ndarray) -> np.ndarray: return resized(images, self.size).reshape(len(images), -1) / np.float32(255)
 
-
+# %% ../nbs/47_representations.ipynb #77da3a89
 class Histograms(Representation):
     "Levels by colour, and gradients by direction and place"
     def __init__(self,
@@ -103,7 +103,7 @@ class Histograms(Representation):
         levels = np.stack([np.bincount(v.ravel(), minlength=3 * self.bins) for v in level]) / self.size**2
         return np.hstack([3 * np.sqrt(levels), edges]).astype("float32")
 
-
+# %% ../nbs/47_representations.ipynb #2bf5e734
 def _encoded(model: nn.Module, images: np.ndarray) -> np.ndarray: # (N, D) what an encoder in evaluation says of images of its size
     x = torch.from_numpy(images).to(next(model.parameters()).device).float() / 255
     with torch.no_grad(): return model.encode(x).float().cpu().numpy()
@@ -147,7 +147,7 @@ class _Frames:
             mirrored = torch.rand(len(x), 1, 1, 1, generator=self.generator) < 0.5
             yield torch.where(mirrored, x.flip(-1), x), torch.ones_like(x[:, :1], dtype=torch.bool)
 
-
+# %% ../nbs/47_representations.ipynb #82c10c6f
 class LearnedAutoencoder(Representation):
     "What a preset keeps of an image, trained on yours"
     def __init__(self,
@@ -229,7 +229,7 @@ class Combined(Representation):
 
     def describe(self, images: np.ndarray) -> np.ndarray: return np.hstack([s * p.transform(images) for s, p in zip(self.scale_, self.parts)])
 
-
+# %% ../nbs/47_representations.ipynb #6e18ccae
 class RelevantComponents(Representation):
     "Another representation, measured by how much it varies within groups"
     def __init__(self,
@@ -273,7 +273,7 @@ def save_representation(
                "parts": {k: [len(v), isinstance(params[k], (list, tuple))] for k, v in parts.items()}, "arrays": sorted(arrays),
                "model": hasattr(fitted, "model_")})
 
-
+# %% ../nbs/47_representations.ipynb #1854684a
 def load_representation(
     folder: str | Path, # Written by `save_representation`
 ) -> Representation: # Ready to `transform`

@@ -178,7 +178,7 @@ def redundancy(
         alike = alike + (covariance.square().sum() - covariance.diagonal().square().sum()) / z.shape[1]
     return 25 * apart + 25 * idle + alike
 
-
+# %% ../../nbs/32_models.contrastive.ipynb #8c09773c
 @dataclass(frozen=True)
 class Contrast:
     "The loss of a `ConvEncoder`, called as `fit` calls a loss"
