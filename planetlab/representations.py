@@ -8,7 +8,6 @@ __all__ = ['BATCH', 'MOST', 'resized', 'Representation', 'Pixels', 'Histograms',
            'representations', 'iter_described']
 
 # %% ../nbs/47_representations.ipynb #23adba37
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from functools import partial
@@ -215,7 +214,7 @@ def _fitted(part: Representation, images: np.ndarray, groups: Sequence | None) -
     rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), MOST)).astype(int))
     return part.fit(images, groups).transform(images[rows]), None if groups is None else np.asarray(groups)[rows]
 
-
+# %% ../nbs/47_representations.ipynb #7e4ccbc9
 class Combined(Representation):
     "Several representations side by side, each with the same total variance"
     def __init__(self,
@@ -224,7 +223,7 @@ class Combined(Representation):
         self.parts = parts
 
     def fit(self, images: np.ndarray, groups: Sequence | None = None):
-        self.scale_ = np.array([1 / max(math.sqrt(_fitted(p, images, groups)[0].var(0).sum()), 1e-12) for p in self.parts], "float32")
+        self.scale_ = np.array([1 / max(np.sqrt(_fitted(p, images, groups)[0].var(0).sum()), 1e-12) for p in self.parts], "float32")
         return self
 
     def describe(self, images: np.ndarray) -> np.ndarray: return np.hstack([s * p.transform(images) for s, p in zip(self.scale_, self.parts)])
@@ -234,7 +233,7 @@ class RelevantComponents(Representation):
     "Another representation, measured by how much it varies within groups"
     def __init__(self,
         base: Representation, # Not fitted
-        keep: int = 64,       # Components
+        keep: int = 100,      # Components
         shrink: float = 0.3,  # Share of the mean variance mixed in, so that no direction counts without bound
     ):
         self.base, self.keep, self.shrink = base, keep, shrink
