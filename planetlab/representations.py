@@ -133,8 +133,7 @@ def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module: # The genera
 class _Frames:
     "Batches of images, half of them mirrored left to right"
     def __init__(self, images: np.ndarray, batch: int, seed: int, steady: bool = False):
-        self.images, self.batch, self.steady = images, batch, steady
-        self.generator = torch.Generator().manual_seed(seed)
+        self.images, self.batch, self.steady, self.generator = images, batch, steady, torch.Generator().manual_seed(seed)
         self.first = self.generator.get_state()
 
     def __len__(self): return -(-len(self.images) // self.batch)
