@@ -66,8 +66,6 @@ def _vgg_down(a, b, n):
 def _vgg_last(a, b, n, cut):
     convs = [(nn.BatchNorm2d(a), nn.ReLU(), nn.Conv2d(a, c, 3, 1, 1)) for c in (*[a] * (n - 1), b)]
     return [*_cut(nn.ConvTranspose2d(a, a, 2, 2), cut), *(layer for conv in convs for layer in conv)]
-
-
 def _vgg_up(a, b, n, cut): return nn.Sequential(*_vgg_last(a, b, n, cut))
 
 # %% ../../nbs/30_models.autoencoder.ipynb #68d92e9f
@@ -99,6 +97,7 @@ FAMILIES = {
     "pooled": Family(_pooled_down, _pooled_down, _pooled_up, _pooled_last),
     **{f"valid{k}": Family(*(partial(f, k) for f in (_valid_stem, _valid_down, _valid_up, _valid_last))) for k in (3, 5)},
     "vgg": Family(_vgg_down, _vgg_down, _vgg_up, _vgg_last),
+    "dense": Family(*[lambda *_: nn.Identity()] * 3, lambda *_: []),
     **{k: Family(*(partial(f, block) for f in (_resnet_stem, partial(_blocks, stride=2), _resnet_up, _resnet_last)))
        for k, block in (("resnet", BasicBlock), ("bottleneck", Bottleneck))},
 }
@@ -295,6 +294,7 @@ PRESETS = {
     "venus_sar": Design(size=512, latent=512, widths=(32, 64, 128, 256, 512), family="transposed"),
     "venus_topo": Design(size=10, latent=16, widths=(16, 32, 64), family="transposed", cuts=(0, 1, 1)),
     "venus_sar_compact": Design(1, 512, 8, (16, 32, 64, 64), family="transposed", bottleneck="spatial", bounded=True),
+    "rover_dense": replace(_ROVER, size=32, latent=64, widths=(1,), family="dense", bottleneck="flatten"),
     "rover_simple": replace(_ROVER, size=16, latent=16, widths=(8, 16, 32, 16), family="pooled", back=(8, 16, 32)),
     "rover_paper": replace(_ROVER, size=32, latent=16, widths=(6, 12, 16), family="valid5"),
     "rover_paper_small": replace(_ROVER, size=18, latent=16, widths=(6, 12, 16), family="valid3"),
