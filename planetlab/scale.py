@@ -116,26 +116,30 @@ class FastKMeans(ClusterMixin, BaseEstimator):
         "Find the centres; `X` may be a memory map, and is never copied as a whole"
         X = validate_data(self, X, ensure_all_finite=False)
         k, rng = self.n_clusters, check_random_state(self.random_state)
-        if not 1 <= k <= len(X): raise BadInput(f"n_samples={len(X)} for {k} clusters; ask for 1 cluster or more, and give as many rows")
-        rows = np.sort(sample_without_replacement(len(X), min(len(X), max(256 * k, 16_384)), random_state=rng))
-        sample = np.asarray(X[rows], "float64")
-        mean, spread = sample.mean(0), sample.std(0)
+        if not 1 <= k <= len(X):
+            raise BadInput(f"n_samples={len(X)} for {k} clusters; ask for 1 cluster or more, and give as many rows")
+        rows = np.sort(sample_without_replacement(len(X), min(len(X), max(128 * k, 8192)), random_state=rng))
+        sample = np.asarray(X[rows])
+        if not np.isfinite(sample).all(): raise BadInput("rows contain NaN or inf; drop those rows first")
+        mean, spread = sample.mean(0, dtype="float64"), sample.std(0, dtype="float64")
         self.shift_ = mean if np.square(mean).sum() > 100 * np.square(spread).sum() else None
+        sample = next(_chunks(sample, len(rows), self.shift_))
         with threadpool_limits(joblib.cpu_count()):
             starts = [self._start(sample, spread, rng) for _ in range(self.n_init)]
-            centres = min(starts, key=lambda c: self._label(sample, c)[1])
-            centres, self.n_iter_ = _lloyd(partial(_chunks, X, self.chunk, self.shift_), centres, spread, self.max_iter, self.tol)
-            self.labels_, self.inertia_ = self._label(X, centres)
+            centres = min(starts, key=lambda c: self._label([sample], c, len(sample))[1])
+            chunks = partial(_chunks, X, self.chunk, self.shift_)
+            centres, self.n_iter_ = _lloyd(chunks, centres, spread, self.max_iter, self.tol)
+            self.labels_, self.inertia_ = self._label(chunks(), centres, len(X))
         self.cluster_centers_ = centres.astype("float64") + (0 if self.shift_ is None else self.shift_)
         return self
 
     def _start(self, sample, spread, rng):
-        seeds = kmeans_plusplus(next(_chunks(sample, len(sample), self.shift_)), self.n_clusters, random_state=rng)[0]
-        return _lloyd(partial(_chunks, sample, self.chunk, self.shift_), seeds, spread, 50, self.tol)[0]
+        seeds = kmeans_plusplus(sample, self.n_clusters, random_state=rng)[0]
+        return _lloyd(lambda: [sample], seeds, spread, 30, 10 * self.tol)[0]
 
-    def _label(self, X, centres):
-        labels, start, inertia = np.empty(len(X), "int32"), 0, 0.0
-        for x in _chunks(X, self.chunk, self.shift_):
+    def _label(self, chunks, centres, n):
+        labels, start, inertia = np.empty(n, "int32"), 0, 0.0
+        for x in chunks:
             here = labels[start:start + len(x)] = _nearest(x, centres)
             inertia += float(np.square(x - centres[here]).sum(dtype="float64"))
             start += len(x)
@@ -145,7 +149,8 @@ class FastKMeans(ClusterMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, ensure_all_finite=False)
         centres = self.cluster_centers_ - (0 if self.shift_ is None else self.shift_)
-        with threadpool_limits(joblib.cpu_count()): return self._label(X, centres.astype("float32"))
+        chunks = _chunks(X, self.chunk, self.shift_)
+        with threadpool_limits(joblib.cpu_count()): return self._label(chunks, centres.astype("float32"), len(X))
 
     def predict(self, X): return self._known(X)[0]
 
@@ -165,9 +170,11 @@ class Many(NamedTuple):
     @property
     def note(self) -> str:
         pca, size = self.reduction.reducer, self.clusters.estimator.get_params().get("min_cluster_size")
-        how = f"{len(self.rows)} of {len(self.labels)} rows, drawn at random; the others assigned" if len(self.rows) < len(self.labels) else f"all {len(self.labels)} rows"
-        return (f"{pca.n_features_in_} numbers -> {pca.n_components_} components with {self.share:.0%} of the variance; fitted on {how}"
-                + (f"; clusters of {size} fitted rows or more" if size else "") + f"; {np.mean(self.labels < 0):.0%} noise")
+        m, n = len(self.rows), len(self.labels)
+        how = f"{m} of {n} rows, drawn at random; the others assigned" if m < n else f"all {n} rows"
+        least = f"; clusters of {size} fitted rows or more" if size else ""
+        return (f"{pca.n_features_in_} numbers -> {pca.n_components_} components with {self.share:.0%} of the variance; "
+                f"fitted on {how}{least}; {np.mean(self.labels < 0):.0%} noise")
 
 
 def _thinned(
@@ -176,7 +183,8 @@ def _thinned(
 ): # A copy
     "The same question about fewer rows"
     size = estimator.get_params().get("min_cluster_size")
-    return clone(estimator) if size is None or share == 1 else clone(estimator).set_params(min_cluster_size=max(5, round(size * share)))
+    if size is None or share == 1: return clone(estimator)
+    return clone(estimator).set_params(min_cluster_size=max(5, round(size * share)))
 
 # %% ../nbs/41a_scale.ipynb #5897bce9
 def assign_many(
@@ -186,7 +194,8 @@ def assign_many(
 ) -> np.ndarray: # (N,) int, the clusters' numbers; -1 for noise
     "Which cluster each of many new descriptions belongs to"
     wanted = many.reduction.reducer.n_features_in_
-    if np.ndim(z) != 2 or z.shape[1] != wanted: raise BadInput(f"descriptions of shape {np.shape(z)}, clusters of {wanted} numbers; use the same encoder for both")
+    if np.ndim(z) != 2 or z.shape[1] != wanted:
+        raise BadInput(f"descriptions of shape {np.shape(z)}, clusters of {wanted} numbers; use the same encoder for both")
     return np.concatenate([assign(many.clusters, many.reduction.transform(x)) for x in _chunks(z, chunk)])
 
 
@@ -199,7 +208,8 @@ def fit_many(
     rng: np.random.Generator, # Draws those rows
 ) -> Many:
     "Find clusters in a part of the rows and in few numbers, and assign all others"
-    if np.ndim(z) != 2 or min(np.shape(z)) < 1 or len(z) < 2: raise BadInput(f"descriptions of shape {np.shape(z)}; give a table of two or more rows")
+    if np.ndim(z) != 2 or min(np.shape(z)) < 1 or len(z) < 2:
+        raise BadInput(f"descriptions of shape {np.shape(z)}; give a table of two or more rows")
     rows = np.sort(rng.choice(len(z), min(most, len(z)), replace=False, shuffle=False))
     part = np.asarray(z[rows], "float32")
     reduction = fit_reduction(part, PCA(min(dims, *part.shape), svd_solver="full"))
