@@ -24,7 +24,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.utils import check_random_state
 from sklearn.utils.random import sample_without_replacement
 from sklearn.utils.validation import check_is_fitted, validate_data
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from .cluster import Clusters, Reduction, assign, fit_clusters, fit_reduction
 from .core import BadInput
@@ -39,6 +39,11 @@ def _chunks(
     for start in range(0, len(X), chunk):
         rows = np.asarray(X[start:start + chunk])
         yield np.asarray(rows if shift is None else rows - shift, "float32")
+
+
+def _within_quota(): # A context
+    "No more threads than the quota of this process allows, and no more than were set"
+    return threadpool_limits({lib["prefix"]: min(joblib.cpu_count(), lib["num_threads"]) for lib in threadpool_info()})
 
 
 def _nearest(
@@ -124,7 +129,7 @@ class FastKMeans(ClusterMixin, BaseEstimator):
         mean, spread = sample.mean(0, dtype="float64"), sample.std(0, dtype="float64")
         self.shift_ = mean if np.square(mean).sum() > 100 * np.square(spread).sum() else None
         sample = next(_chunks(sample, len(rows), self.shift_))
-        with threadpool_limits(joblib.cpu_count()):
+        with _within_quota():
             starts = [self._start(sample, spread, rng) for _ in range(self.n_init)]
             centres = min(starts, key=lambda c: self._label([sample], c, len(sample))[1])
             chunks = partial(_chunks, X, self.chunk, self.shift_)
@@ -150,7 +155,7 @@ class FastKMeans(ClusterMixin, BaseEstimator):
         X = validate_data(self, X, reset=False, ensure_all_finite=False)
         centres = self.cluster_centers_ - (0 if self.shift_ is None else self.shift_)
         chunks = _chunks(X, self.chunk, self.shift_)
-        with threadpool_limits(joblib.cpu_count()): return self._label(chunks, centres.astype("float32"), len(X))
+        with _within_quota(): return self._label(chunks, centres.astype("float32"), len(X))
 
     def predict(self, X): return self._known(X)[0]
 
