@@ -27,7 +27,7 @@ from planetlab.models.objective import Objective, mse
 from planetlab.train import Recipe, fit
 from planetlab.worlds.rover import rover_images
 
-SIZE, K, SYMMETRY = 32, 5, PRODUCTS["rover"].symmetry
+SIZE, K, BATCH, SYMMETRY = 32, 5, 32, PRODUCTS["rover"].symmetry
 
 
 def view(chips, *, generator): return relit(random_view(chips, SYMMETRY, generator=generator), generator=generator)
@@ -48,14 +48,14 @@ def one(seed, n):
 
     torch.manual_seed(seed)
     net = Autoencoder(channels=3, size=SIZE, latent=10, widths=(16, 32, 64), variational=False)
-    for _ in fit(net, Objective({mse: 1.0}), Views(train, SYMMETRY, 128, generator=generator), [(train.x[:64], train.valid[:64])], Recipe(15)): pass
+    for _ in fit(net, Objective({mse: 1.0}), Views(train, SYMMETRY, BATCH, generator=generator), [(train.x[:64], train.valid[:64])], Recipe(15)): pass
     model = with_centres(net, train, K, seed=seed)
     judge("two-stage", soft_labels(model, chips.x, chips.valid))
     with torch.no_grad(): z = vector(net.eval(), chips.x, chips.valid)
     heads = Heads(z.shape[1], K)
     for _ in fit_heads(heads, z.numpy()[fitted], table.sequence[fitted], generator=generator): pass
     judge("heads", soft_labels(heads, z))
-    for last in fit_joint(model, train, view=view, generator=generator): pass
+    for last in fit_joint(model, train, view=view, batch=BATCH, generator=generator): pass
     judge("joint", soft_labels(model, chips.x, chips.valid))
     return row | {"epochs": last["epoch"] + 1}
 

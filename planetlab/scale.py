@@ -12,7 +12,6 @@ from itertools import combinations
 from typing import NamedTuple
 
 import joblib
-import matplotlib.pyplot as plt
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
@@ -103,6 +102,33 @@ def _lloyd(
         if np.square(centres - before).sum() <= tol * np.square(spread).mean(): break
     return centres, done
 
+# %% ../nbs/41a_scale.ipynb #8d8c26d6
+def _label(
+    chunks,              # Iterable of (≤ chunk, D) float32
+    centres: np.ndarray, # (K, D) float32
+    n: int,              # N, rows in all
+) -> tuple[np.ndarray, float]: # (N,) int32, and the sum of squared distances
+    "Which centre each row is nearest to, and how far all are"
+    labels, start, inertia = np.empty(n, "int32"), 0, 0.0
+    for x in chunks:
+        here = labels[start:start + len(x)] = _nearest(x, centres)
+        inertia += float(np.square(x - centres[here]).sum(dtype="float64"))
+        start += len(x)
+    return labels, inertia
+
+
+def _sample(
+    X: np.ndarray, # (N, D)
+    most: int,     # Rows drawn
+    rng: np.random.RandomState,
+) -> tuple[np.ndarray, np.ndarray | None]: # (≤ most, D) float32, without (D,) the shift they need; None: none
+    "A part of the rows, and whether they lie too far from zero"
+    rows = np.asarray(X[np.sort(sample_without_replacement(len(X), min(len(X), most), random_state=rng))])
+    if not np.isfinite(rows).all(): raise BadInput("rows contain NaN or inf; drop those rows first")
+    mean = rows.mean(0, dtype="float64")
+    shift = mean if np.square(mean).sum() > 100 * rows.var(0, dtype="float64").sum() else None
+    return next(_chunks(rows, len(rows), shift)), shift
+
 # %% ../nbs/41a_scale.ipynb #c016c811
 class FastKMeans(ClusterMixin, BaseEstimator):
     "k-means that reads its rows in chunks; equal `random_state`, equal clusters"
@@ -114,8 +140,8 @@ class FastKMeans(ClusterMixin, BaseEstimator):
         chunk: int = 16_384,    # Rows at a time
         random_state: int = 0,  # Of the sample and the starts
     ):
-        self.n_clusters, self.n_init, self.max_iter, self.tol = n_clusters, n_init, max_iter, tol
-        self.chunk, self.random_state = chunk, random_state
+        self.n_clusters, self.n_init, self.max_iter = n_clusters, n_init, max_iter
+        self.tol, self.chunk, self.random_state = tol, chunk, random_state
 
     def fit(self, X, y=None):
         "Find the centres; `X` may be a memory map, and is never copied as a whole"
@@ -123,42 +149,26 @@ class FastKMeans(ClusterMixin, BaseEstimator):
         k, rng = self.n_clusters, check_random_state(self.random_state)
         if not 1 <= k <= len(X):
             raise BadInput(f"n_samples={len(X)} for {k} clusters; ask for 1 cluster or more, and give as many rows")
-        rows = np.sort(sample_without_replacement(len(X), min(len(X), max(128 * k, 8192)), random_state=rng))
-        sample = np.asarray(X[rows])
-        if not np.isfinite(sample).all(): raise BadInput("rows contain NaN or inf; drop those rows first")
-        mean, spread = sample.mean(0, dtype="float64"), sample.std(0, dtype="float64")
-        self.shift_ = mean if np.square(mean).sum() > 100 * np.square(spread).sum() else None
-        sample = next(_chunks(sample, len(rows), self.shift_))
+        sample, self.shift_ = _sample(X, max(128 * k, 8192), rng)
+        spread = sample.std(0, dtype="float64")
         with _within_quota():
-            starts = [self._start(sample, spread, rng) for _ in range(self.n_init)]
-            centres = min(starts, key=lambda c: self._label([sample], c, len(sample))[1])
+            seeds = [kmeans_plusplus(sample, k, random_state=rng)[0] for _ in range(self.n_init)]
+            starts = [_lloyd(lambda: [sample], c, spread, 30, 10 * self.tol)[0] for c in seeds]
+            centres = min(starts, key=lambda c: _label([sample], c, len(sample))[1])
             chunks = partial(_chunks, X, self.chunk, self.shift_)
             centres, self.n_iter_ = _lloyd(chunks, centres, spread, self.max_iter, self.tol)
-            self.labels_, self.inertia_ = self._label(chunks(), centres, len(X))
+            self.labels_, self.inertia_ = _label(chunks(), centres, len(X))
         self.cluster_centers_ = centres.astype("float64") + (0 if self.shift_ is None else self.shift_)
         return self
-
-    def _start(self, sample, spread, rng):
-        seeds = kmeans_plusplus(sample, self.n_clusters, random_state=rng)[0]
-        return _lloyd(lambda: [sample], seeds, spread, 30, 10 * self.tol)[0]
-
-    def _label(self, chunks, centres, n):
-        labels, start, inertia = np.empty(n, "int32"), 0, 0.0
-        for x in chunks:
-            here = labels[start:start + len(x)] = _nearest(x, centres)
-            inertia += float(np.square(x - centres[here]).sum(dtype="float64"))
-            start += len(x)
-        return labels, inertia
 
     def _known(self, X):
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, ensure_all_finite=False)
         centres = self.cluster_centers_ - (0 if self.shift_ is None else self.shift_)
         chunks = _chunks(X, self.chunk, self.shift_)
-        with _within_quota(): return self._label(chunks, centres.astype("float32"), len(X))
+        with _within_quota(): return _label(chunks, centres.astype("float32"), len(X))
 
     def predict(self, X): return self._known(X)[0]
-
     def score(self, X, y=None): return -self._known(X)[1]
 
 # %% ../nbs/41a_scale.ipynb #1517ed1d

@@ -56,7 +56,7 @@ class DeepCluster(nn.Module):
     def forward(self, x: Tensor, valid: Tensor) -> Tensor: # (B, K)
         return membership_t(vector(self.autoencoder, x, valid).float(), self.centres)
 
-
+# %% ../../nbs/36_models.deepcluster.ipynb #bd3437e6
 def soft_labels(
     model: nn.Module, # `DeepCluster` or `Heads`
     *inputs: Tensor,  # What it takes, N rows each
@@ -101,7 +101,7 @@ def relit(
     x = (x - 0.5) * (1 + amount * (2 * draw() - 1)) + 0.5 + amount / 2 * (2 * draw() - 1)
     return chips._replace(x=x.clamp(0, 1))
 
-
+# %% ../../nbs/36_models.deepcluster.ipynb #03a5405f
 @dataclass(frozen=True)
 class Joint:
     "What joint clustering minimises, called as `fit` calls a loss"
@@ -119,7 +119,7 @@ class Joint:
         drawn = self.objective(model.autoencoder, x, valid)["loss"] if self.objective else 0
         return {"loss": self.weight * divergence + drawn, "divergence": divergence.detach()}
 
-
+# %% ../../nbs/36_models.deepcluster.ipynb #1c671e78
 class Targets:
     "Batches of views of chips with targets, which each loop takes anew from the model as it is"
     def __init__(self,
@@ -153,7 +153,7 @@ def fit_joint(
     recipe: Recipe = Recipe(20, lr=1e-3), # At most so many epochs
     view: Callable | None = None, # `(chips, generator=) -> chips`, such as `relit`; None: chips as they are
     tol: float = 0.001,    # Stop when fewer chips changed their group in an epoch, as a share
-    batch: int = 128,      # Chips per batch
+    batch: int = 32,       # Chips per batch
     *,
     generator: torch.Generator, # Source of order and views
 ) -> Iterator[dict]: # One row per epoch
@@ -183,7 +183,7 @@ class Head(nn.Module):
         h = F.gelu(torch.einsum("bd,hdw->hbw", z, self.first) + self.bias)
         return F.normalize(h, dim=2) @ F.normalize(self.last, dim=1) / 0.1
 
-
+# %% ../../nbs/36_models.deepcluster.ipynb #79ccf9e4
 class Heads(nn.Module):
     "Clustering heads and their teachers; called, it answers with the best teacher"
     def __init__(self,
@@ -238,7 +238,7 @@ def agreeing(
 def neighbours(
     z: np.ndarray, # (N, D) features
     n: int,        # Neighbours of each row, itself left out
-    groups: Sequence | None = None, # (N,) such as the sequence; rows of one group are no neighbours, if others are within 4 n
+    groups: Sequence | None = None, # (N,) such as the sequence; rows of one group are no neighbours where others are within 4 n
 ) -> np.ndarray: # (N, n) int, nearest first
     "The nearest rows by the angle between them, after the mean is taken off"
     n = min(n, len(z) - 1)
