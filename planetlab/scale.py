@@ -39,12 +39,12 @@ def _chunks(
         rows = np.asarray(X[start:start + chunk])
         yield np.asarray(rows if shift is None else rows - shift, "float32")
 
-
+# %% ../nbs/41a_scale.ipynb #3c6d0f79
 def _within_quota(): # A context
     "No more threads than the quota of this process allows, and no more than were set"
     return threadpool_limits({lib["prefix"]: min(joblib.cpu_count(), lib["num_threads"]) for lib in threadpool_info()})
 
-
+# %% ../nbs/41a_scale.ipynb #19e0ccc5
 def _nearest(
     x: np.ndarray,       # (B, D) float32
     centres: np.ndarray, # (K, D) float32
@@ -57,14 +57,13 @@ def _nearest(
         raise BadInput("rows contain NaN or inf, or numbers too large for float32; drop those rows or scale the columns")
     return labels
 
-
+# %% ../nbs/41a_scale.ipynb #b9f692f8
 def _sums(
     x: np.ndarray,      # (B, D) float32
     labels: np.ndarray, # (B,) int
     k: int,             # K
 ) -> np.ndarray: # (K, D) sum of the rows of each cluster
-    one = np.ones(len(x), "float32")
-    return csr_array((one, labels, np.arange(len(x) + 1)), shape=(len(x), k)).T @ x
+    return csr_array((np.ones(len(x), "float32"), labels, np.arange(len(x) + 1)), shape=(len(x), k)).T @ x
 
 # %% ../nbs/41a_scale.ipynb #710af879
 def _averages(
@@ -82,7 +81,7 @@ def _averages(
         counts[empty], counts[large] = counts[large] // 2, counts[large] - counts[large] // 2
     return new.astype("float32")
 
-
+# %% ../nbs/41a_scale.ipynb #8d8c26d6
 def _lloyd(
     chunks,              # () -> iterator of (≤ chunk, D) float32
     centres: np.ndarray, # (K, D) float32 to start from
@@ -102,7 +101,7 @@ def _lloyd(
         if np.square(centres - before).sum() <= tol * np.square(spread).mean(): break
     return centres, done
 
-# %% ../nbs/41a_scale.ipynb #8d8c26d6
+# %% ../nbs/41a_scale.ipynb #6f25eb16
 def _label(
     chunks,              # Iterable of (≤ chunk, D) float32
     centres: np.ndarray, # (K, D) float32
@@ -116,7 +115,7 @@ def _label(
         start += len(x)
     return labels, inertia
 
-
+# %% ../nbs/41a_scale.ipynb #56ff2d1e
 def _sample(
     X: np.ndarray, # (N, D)
     most: int,     # Rows drawn
@@ -191,7 +190,7 @@ class Many(NamedTuple):
         return (f"{pca.n_features_in_} numbers -> {pca.n_components_} components with {self.share:.0%} of the variance; "
                 f"fitted on {how}{least}; {np.mean(self.labels < 0):.0%} noise")
 
-
+# %% ../nbs/41a_scale.ipynb #5897bce9
 def _thinned(
     estimator,    # Of scikit-learn
     share: float, # Of the rows that are fitted
@@ -201,7 +200,7 @@ def _thinned(
     if size is None or share == 1: return clone(estimator)
     return clone(estimator).set_params(min_cluster_size=max(5, round(size * share)))
 
-# %% ../nbs/41a_scale.ipynb #5897bce9
+# %% ../nbs/41a_scale.ipynb #7de4235c
 def assign_many(
     many: Many,           # Fitted elsewhere
     z: np.ndarray,        # (N, D) new descriptions, in memory or on the disk
@@ -213,7 +212,7 @@ def assign_many(
         raise BadInput(f"descriptions of shape {np.shape(z)}, clusters of {wanted} numbers; use the same encoder for both")
     return np.concatenate([assign(many.clusters, many.reduction.transform(x)) for x in _chunks(z, chunk)])
 
-
+# %% ../nbs/41a_scale.ipynb #60a1c3c2
 def fit_many(
     z: np.ndarray,       # (N, D) descriptions, in memory or on the disk
     estimator,           # Anything with scikit-learn's `fit_predict`; it is copied, not changed
@@ -276,7 +275,7 @@ class Consensus(NamedTuple):
     @property
     def stability(self) -> float: return float(self.ari[~np.eye(len(self.ari), dtype=bool)].mean())
 
-
+# %% ../nbs/41a_scale.ipynb #0c22791e
 def vote(
     maps: Sequence[np.ndarray], # Of a `Consensus`
     runs: Sequence[np.ndarray], # (S, N) int, labels of each run
@@ -288,7 +287,7 @@ def vote(
     share = votes[np.arange(len(best)), best] / len(runs)
     return np.where(share > 0, best, -1), share
 
-
+# %% ../nbs/41a_scale.ipynb #ed74cf86
 def _renamed(
     labels: np.ndarray, # (N,) int of one run
     like: np.ndarray,   # (N,) int of another
