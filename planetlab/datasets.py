@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'SUFFIXES', 'MSL_CLASSES', 'image_table', 'read_folder', 'read_images', 'parse_msl', 'read_msl',
-           'write_toy_msl', 'read_hirise', 'count_images', 'measure_set']
+           'write_toy_msl', 'read_hirise', 'count_images', 'measure_set', 'read_dataset']
 
 # %% ../nbs/18_datasets.ipynb #45052c09
 import re
@@ -236,3 +236,15 @@ def measure_set(
     return {"images": len(table), "unlabelled": int((table.label < 0).sum()), "classes": per["name"], "splits": per["split"],
             "instruments": per["instrument"], "groups": int(table.group.nunique()), "sequences": len(sizes), "longest_sequence": int(sizes.max()),
             "share_in_bursts": float((sizes[sizes > 1].sum()) / len(table)), "accuracy_of_group_alone": None if rule is None else float(rule)}
+
+# %% ../nbs/18_datasets.ipynb #2483111e
+def read_dataset(
+    folder: str | Path, # In any of the forms above, or an archive of pictures
+) -> pd.DataFrame: # Image table
+    "The images of a folder in any form"
+    folder = Path(folder)
+    listed = folder / "labels.csv"
+    if listed.is_file(): return (read_hirise if "observation" in pd.read_csv(listed, nrows=0).columns else read_msl)(folder)
+    names = {p.name for p in folder.glob("*.txt")} if folder.is_dir() else set()
+    if names & {f"{s}-calibrated-shuffled.txt" for s in _MSL_LISTS}: return read_msl(folder)
+    return read_hirise(folder) if any(n.startswith("labels-map-proj") for n in names) else read_folder(folder)
