@@ -302,6 +302,7 @@ def representations(
     "The representations of this chapter, with the arguments one begins with"
     return {"pixels": Pixels(), "histograms": Histograms(), "random encoder": RandomEncoder(seed=seed),
             "autoencoder": LearnedAutoencoder("rover_paper", seed=seed), "VAE": LearnedAutoencoder("rover_vae32", seed=seed),
+            "dense autoencoder": LearnedAutoencoder("rover_dense", seed=seed), "VGG16": LearnedAutoencoder("rover_vgg16", 32, 10, seed=seed),
             "contrastive": Contrastive(seed=seed), "relevant components": RelevantComponents(Histograms(keep=300)),
             "histograms + contrastive": RelevantComponents(Combined([Histograms(keep=300), Contrastive(seed=seed)]))}
 
@@ -313,10 +314,9 @@ def iter_described(
     learn: np.ndarray,   # (N,) bool, the images one learns from
 ) -> Iterator[tuple[str, np.ndarray, float, float]]: # Name, (N, D) float32, seconds of fitting, milliseconds per image
     "Fit and describe with one after another; nothing happens until you loop over it"
-    groups, learn = np.asarray(groups), np.asarray(learn)
     for name, r in chosen.items():
         start = perf_counter()
-        r.fit(images[learn], groups[learn])
+        r.fit(images[learn], np.asarray(groups)[learn])
         middle = perf_counter()
         z = r.transform(images)
         yield name, z, middle - start, 1e3 * (perf_counter() - middle) / len(images)

@@ -86,6 +86,7 @@ def _as_type(
     "The value in the type of its default"
     kind = type(default)
     if kind is float and type(given) is int: return float(given)
+    if kind is list: return _as_list(name, given, default)
     if isinstance(given, str) and kind is not str:
         words = {"true": True, "false": False}
         try:
@@ -95,6 +96,14 @@ def _as_type(
     elif type(given) is kind:
         return given
     raise BadInput(f"parameter {name} is {given!r}; it must be of type {kind.__name__}, like its default {default!r}")
+
+
+def _as_list(name: str, given, default: list) -> list:
+    "The same for a list, typed as [a, b]; all of it is of the type of its first default"
+    try: found = yaml.safe_load(given) if isinstance(given, str) else given
+    except yaml.YAMLError: found = None
+    if not isinstance(found, list): raise BadInput(f"parameter {name} is {given!r}; it must be a list such as {default!r}")
+    return [_as_type(name, one, default[0]) for one in found] if default else found
 
 
 def settle(

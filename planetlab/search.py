@@ -200,7 +200,8 @@ def about_clusters(
 ) -> pd.DataFrame: # By cluster: k, size, labelled, matched (class one to one, "" for none), commonest, purity, random; NaN where nothing is labelled
     "Size, names and purity of each cluster"
     t, c = np.asarray(classes), np.asarray(clusters)
-    matched, ids, known = match_names(t, c), np.unique(c), t >= 0
+    names, ids, known = list(names) or [""], np.unique(c), t >= 0
+    matched = match_names(t, c) if known.any() else {}
     where = np.searchsorted(ids, c)
 
     def counts(shown): return np.bincount(shown[known] * len(names) + t[known], minlength=len(ids) * len(names)).reshape(len(ids), -1)
