@@ -41,7 +41,7 @@ def _moved(y, groups, rng):
     order = np.argsort(rng.permutation(first.max() + 1)[first], kind="stable")
     return y[order][np.argsort(np.argsort(first, kind="stable"))]
 
-
+# %% ../nbs/44_probes.ipynb #34972890
 def probe(
     z: np.ndarray,           # (N, D) descriptions
     nuisances: pd.DataFrame, # (N, M) numbers or classes; rows where one is missing are left out of it
