@@ -104,13 +104,13 @@ def test_joint_training_on_any_autoencoder(pictures, bottleneck, loss):
     assert torch.equal(q, again) and rows[0]["used"] == 2 and np.isfinite(rows[-1]["train_loss"])
 
 
-def test_it_stops_when_nothing_moves(pictures):
+def test_it_says_when_nothing_moves(pictures):
     chips, types = pictures
     torch.manual_seed(0)
     net = Autoencoder(size=8, latent=4, widths=(8,), variational=False)
     model = with_centres(net, chips, 2, seed=0)
-    rows = list(fit_joint(model, chips, recipe=Recipe(30, lr=1e-5), generator=torch.Generator().manual_seed(1)))
-    assert len(rows) < 30 and rows[-1]["moved"] < 0.001
+    rows = list(fit_joint(model, chips, recipe=Recipe(3, lr=1e-6), generator=torch.Generator().manual_seed(1)))
+    assert [r["moved"] for r in rows] == [1, 0, 0]
 
 
 def test_bursts_share_a_target_and_set_the_measure(pictures):

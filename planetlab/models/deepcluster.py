@@ -73,7 +73,7 @@ def soft_labels(
     model.train(was)
     return torch.cat(q)
 
-
+# %% ../../nbs/36_models.deepcluster.ipynb #e75863c4
 def with_centres(
     autoencoder: Autoencoder, # Trained; it is copied, not changed
     chips: Chips,             # N chips without spare ground
@@ -91,10 +91,9 @@ def with_centres(
     with torch.no_grad():
         parts = zip(chips.x.split(512), chips.valid.split(512))
         z = torch.cat([model.describe(x.to(device), v.to(device)).cpu() for x, v in parts]).numpy()
-        axes = np.eye(z.shape[1]) if bursts is None else _within(z, bursts)
+        axes = (np.eye(z.shape[1]) if bursts is None else _within(z, bursts)).astype("float32")
         model.axes.copy_(torch.from_numpy(axes))
-        centres = KMeans(k, n_init=10, random_state=seed).fit(z @ axes.astype("float32")).cluster_centers_
-        model.centres.copy_(torch.from_numpy(centres))
+        model.centres.copy_(torch.from_numpy(KMeans(k, n_init=10, random_state=seed).fit(z @ axes).cluster_centers_))
     return model
 
 
@@ -177,7 +176,6 @@ def fit_joint(
     loss: Callable = Joint(), # `(model, x, valid, p) -> {"loss": …}`
     recipe: Recipe = Recipe(20, lr=1e-3), # At most so many epochs
     view: Callable | None = None, # `(chips, generator=) -> chips`, such as `relit`; None: chips as they are
-    tol: float = 0.001,    # Stop when fewer chips changed their group in an epoch, as a share
     batch: int = 32,       # Chips per batch
     bursts: Sequence | None = None, # (N,) chips that show the same and share a target, such as a burst; None: each has its own
     *,
@@ -192,7 +190,6 @@ def fit_joint(
     for row in fit(model, loss, targets, [(chips.x[:batch], chips.valid[:batch], judged)], recipe):
         seen = {"moved": targets.moved, "used": len(targets.labels.unique())}
         yield {k: v for k, v in row.items() if not k.startswith("val_")} | seen
-        if row["epoch"] and targets.moved < tol: return
 
 # %% ../../nbs/36_models.deepcluster.ipynb #2f4a8a2d
 class Head(nn.Module):
