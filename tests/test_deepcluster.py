@@ -11,7 +11,8 @@ from sklearn.utils.estimator_checks import check_estimator
 from planetlab.chips import Chips
 from planetlab.core import BadInput
 from planetlab.models.autoencoder import Autoencoder
-from planetlab.models.deepcluster import Heads, Joint, fit_heads, fit_joint, neighbours, sharpened, soft_labels, with_centres
+from planetlab.models.deepcluster import (Heads, Joint, Targets, fit_heads, fit_joint, neighbours, sharpened, soft_labels,
+                                          with_centres)
 from planetlab.scale import FastKMeans, consensus, fit_many, vote
 from planetlab.train import Recipe
 
@@ -103,13 +104,47 @@ def test_joint_training_on_any_autoencoder(pictures, bottleneck, loss):
     assert torch.equal(q, again) and rows[0]["used"] == 2 and np.isfinite(rows[-1]["train_loss"])
 
 
-def test_it_stops_when_nothing_moves(pictures):
+def test_it_says_when_nothing_moves(pictures):
     chips, types = pictures
     torch.manual_seed(0)
     net = Autoencoder(size=8, latent=4, widths=(8,), variational=False)
     model = with_centres(net, chips, 2, seed=0)
-    rows = list(fit_joint(model, chips, recipe=Recipe(30, lr=1e-5), generator=torch.Generator().manual_seed(1)))
-    assert len(rows) < 30 and rows[-1]["moved"] < 0.001
+    rows = list(fit_joint(model, chips, recipe=Recipe(3, lr=1e-6), generator=torch.Generator().manual_seed(1)))
+    assert [r["moved"] for r in rows] == [1, 0, 0]
+
+
+def test_bursts_share_a_target_and_set_the_measure(pictures):
+    chips, _ = pictures
+    torch.manual_seed(0)
+    net = Autoencoder(size=8, latent=4, widths=(8,), variational=False)
+    bursts = np.arange(96) // 4
+    model = with_centres(net, chips, 2, bursts, seed=0)
+    y = model.describe(chips.x, chips.valid).detach().numpy().reshape(24, 4, 4)
+    within = np.cov((y - y.mean(1, keepdims=True)).reshape(96, 4).T, bias=True)
+    assert (np.diag(within) < 1.45).all() and np.abs(within - np.diag(np.diag(within))).max() < 1e-2
+    order = torch.Generator().manual_seed(1)
+    targets = Targets(model, chips, None, 96, bursts, generator=order)
+    rows = torch.randperm(96, generator=torch.Generator().manual_seed(1))
+    p = next(iter(targets))[2][rows.argsort()].reshape(24, 4, 2)
+    assert torch.equal(p, p[:, :1].expand(24, 4, 2))
+    own = next(iter(Targets(model, chips, None, 96, np.arange(96), generator=order)))[2]
+    assert own.unique(dim=0).shape[0] > 24
+    with pytest.raises(BadInput): with_centres(net, chips, 2, np.arange(96), seed=0)
+    with pytest.raises(BadInput): next(fit_joint(model, chips, bursts=bursts[:9], generator=order))
+
+
+def test_heads_resume_equal_to_the_last_bit(tmp_path):
+    z, _ = blobs(200, 3, 4)
+    def run(epochs, state=None):
+        torch.manual_seed(0)
+        heads = Heads(4, 3, heads=2)
+        rows = fit_heads(heads, z, recipe=Recipe(4), state=state, generator=torch.Generator().manual_seed(0))
+        found = [row for row, _ in zip(rows, range(epochs))]
+        return found, soft_labels(heads, torch.from_numpy(z))
+    whole, q = run(4)
+    run(2, tmp_path / "state")
+    again, resumed = run(4, tmp_path / "state")
+    assert again == whole and torch.equal(q, resumed)
 
 
 def test_heads_find_blobs_and_keep_groups_apart():

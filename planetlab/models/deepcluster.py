@@ -9,11 +9,13 @@ __all__ = ['membership_t', 'sharpened', 'DeepCluster', 'soft_labels', 'with_cent
 # %% ../../nbs/36_models.deepcluster.ipynb #fb59df1a
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
+from sklearn.covariance import empirical_covariance, shrunk_covariance
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ from ..chips import Chips, take
 from ..core import BadInput
 from .autoencoder import Autoencoder, vector
 from .objective import Objective, mse
-from ..train import Constant, Recipe, fit
+from ..train import Constant, Recipe, TrainState, fit
 
 # %% ../../nbs/36_models.deepcluster.ipynb #45a8fd7b
 def membership_t(
@@ -50,11 +52,13 @@ class DeepCluster(nn.Module):
         super().__init__()
         if k < 2: raise BadInput(f"k = {k}; give 2 groups or more")
         self.autoencoder = Autoencoder(**design)
-        self.args = {"k": k, **self.autoencoder.args}
-        self.centres = nn.Parameter(torch.zeros(k, self.autoencoder.design.latent))
+        self.args, dim = {"k": k, **self.autoencoder.args}, self.autoencoder.design.latent
+        self.centres = nn.Parameter(torch.zeros(k, dim))
+        self.register_buffer("axes", torch.eye(dim)) # Columns: what is measured of a latent
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor: # (B, K)
-        return membership_t(vector(self.autoencoder, x, valid).float(), self.centres)
+    def describe(self, x: Tensor, valid: Tensor) -> Tensor: return vector(self.autoencoder, x, valid).float() @ self.axes # (B, D)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor: return membership_t(self.describe(x, valid), self.centres) # (B, K)
 
 # %% ../../nbs/36_models.deepcluster.ipynb #bd3437e6
 def soft_labels(
@@ -69,23 +73,37 @@ def soft_labels(
     model.train(was)
     return torch.cat(q)
 
-
+# %% ../../nbs/36_models.deepcluster.ipynb #e75863c4
 def with_centres(
     autoencoder: Autoencoder, # Trained; it is copied, not changed
     chips: Chips,             # N chips without spare ground
     k: int,                   # Groups
+    bursts: Sequence | None = None, # (N,) what shows the same; latents are measured by how they vary within. None: as they are
     *,
     seed: int,                # Of k-means
 ) -> DeepCluster:
     "The two-stage clustering, in a form that can learn"
     if k > len(chips.x): raise BadInput(f"{len(chips.x)} chips for {k} groups; ask for fewer groups or give more chips")
-    with torch.random.fork_rng(devices=[]): model = DeepCluster(k, **asdict(autoencoder.design))
-    model.autoencoder.load_state_dict({**model.autoencoder.state_dict(), **autoencoder.state_dict()})
     device = next(autoencoder.parameters()).device
+    with torch.random.fork_rng(devices=[]): model = DeepCluster(k, **asdict(autoencoder.design)).to(device)
+    model.autoencoder.load_state_dict({**model.autoencoder.state_dict(), **autoencoder.state_dict()})
+    model.eval()
     with torch.no_grad():
-        z = torch.cat([vector(model.autoencoder.eval(), x, v) for x, v in zip(chips.x.split(512), chips.valid.split(512))])
-        model.centres.copy_(torch.from_numpy(KMeans(k, n_init=10, random_state=seed).fit(z.numpy()).cluster_centers_))
-    return model.to(device)
+        parts = zip(chips.x.split(512), chips.valid.split(512))
+        z = torch.cat([model.describe(x.to(device), v.to(device)).cpu() for x, v in parts]).numpy()
+        axes = (np.eye(z.shape[1]) if bursts is None else _within(z, bursts)).astype("float32")
+        model.axes.copy_(torch.from_numpy(axes))
+        model.centres.copy_(torch.from_numpy(KMeans(k, n_init=10, random_state=seed).fit(z @ axes).cluster_centers_))
+    return model
+
+
+def _within(z: np.ndarray, bursts: Sequence) -> np.ndarray: # (D, D), by which bursts vary by about 1 in every direction
+    if len(bursts) != len(z) or not 1 < len(set(bursts)) < len(z):
+        raise BadInput(f"{len(set(bursts))} bursts for {len(z)} chips; name the burst of each, or leave `bursts` out")
+    ids, n = np.unique(np.asarray(bursts), return_inverse=True, return_counts=True)[1:]
+    means = np.stack([np.bincount(ids, column) for column in z.T], 1) / n[:, None]
+    size, axes = np.linalg.eigh(shrunk_covariance(empirical_covariance(z - means[ids], assume_centered=True), 0.3))
+    return axes / np.sqrt(size)
 
 # %% ../../nbs/36_models.deepcluster.ipynb #16743a43
 def relit(
@@ -127,17 +145,23 @@ class Targets:
         chips: Chips,              # N chips without spare ground
         view: Callable | None,     # `(chips, generator=) -> chips`, such as `relit`; None: chips as they are
         batch: int,                # Chips per batch
+        bursts: Sequence | None = None, # (N,) chips that show the same and share a target; None: each has its own
         *,
         generator: torch.Generator, # Source of order and views
     ):
         self.model, self.chips, self.view, self.batch, self.generator = model, chips, view, batch, generator
+        self.bursts = None if bursts is None else torch.from_numpy(np.unique(np.asarray(bursts), return_inverse=True)[1])
         self.labels, self.moved = None, 1.0
 
     def __len__(self): return -(-len(self.chips.x) // self.batch)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         q = soft_labels(self.model, self.chips.x, self.chips.valid)
-        p, labels = sharpened(q), q.argmax(1)
+        labels = q.argmax(1)
+        if self.bursts is not None:
+            total = torch.zeros(int(self.bursts.max()) + 1, q.shape[1]).index_add_(0, self.bursts, q)
+            q = (total / self.bursts.bincount()[:, None])[self.bursts]
+        p = sharpened(q)
         self.moved = 1.0 if self.labels is None else float((labels != self.labels).float().mean())
         self.labels = labels
         for rows in torch.randperm(len(p), generator=self.generator).split(self.batch):
@@ -152,18 +176,20 @@ def fit_joint(
     loss: Callable = Joint(), # `(model, x, valid, p) -> {"loss": …}`
     recipe: Recipe = Recipe(20, lr=1e-3), # At most so many epochs
     view: Callable | None = None, # `(chips, generator=) -> chips`, such as `relit`; None: chips as they are
-    tol: float = 0.001,    # Stop when fewer chips changed their group in an epoch, as a share
     batch: int = 32,       # Chips per batch
+    bursts: Sequence | None = None, # (N,) chips that show the same and share a target, such as a burst; None: each has its own
     *,
     generator: torch.Generator, # Source of order and views
 ) -> Iterator[dict]: # One row per epoch
     "Let groups and encoder shape each other; nothing happens until you loop over it"
     if len(chips.x) < model.args["k"]: raise BadInput(f"{len(chips.x)} chips for {model.args['k']} groups; give more chips")
-    targets = Targets(model, chips, view, batch, generator=generator)
+    if bursts is not None and len(bursts) != len(chips.x):
+        raise BadInput(f"{len(bursts)} bursts for {len(chips.x)} chips; name the burst of each")
+    targets = Targets(model, chips, view, batch, bursts, generator=generator)
     judged = sharpened(soft_labels(model, chips.x[:batch], chips.valid[:batch]))
     for row in fit(model, loss, targets, [(chips.x[:batch], chips.valid[:batch], judged)], recipe):
-        yield {k: v for k, v in row.items() if not k.startswith("val_")} | {"moved": targets.moved, "used": len(targets.labels.unique())}
-        if row["epoch"] and targets.moved < tol: return
+        seen = {"moved": targets.moved, "used": len(targets.labels.unique())}
+        yield {k: v for k, v in row.items() if not k.startswith("val_")} | seen
 
 # %% ../../nbs/36_models.deepcluster.ipynb #2f4a8a2d
 class Head(nn.Module):
@@ -277,17 +303,18 @@ def fit_heads(
     n: int = 25,    # Neighbours that may be drawn
     recipe: Recipe = Recipe(60, lr=1e-3, schedule=Constant()), # How to train
     batch: int = 256, # Rows per batch
+    state: TrainState | str | Path | None = None, # Where to resume from and save to
     *,
     generator: torch.Generator, # Source of order and neighbours
 ) -> Iterator[dict]: # One row per epoch, with the loss of each head and which is `best`
     "Train heads on frozen features; nothing happens until you loop over it"
     z = np.asarray(z, "float32")
     if z.ndim != 2 or z.shape[1] != model.args["dim"] or len(z) < model.args["k"] or not np.isfinite(z).all():
-        raise BadInput(f"features of shape {z.shape}, {np.sum(~np.isfinite(z))} numbers not finite; these heads want (N, {model.args['dim']}), "
-                       f"N >= {model.args['k']}, all finite")
+        raise BadInput(f"features of shape {z.shape}, {np.sum(~np.isfinite(z))} numbers not finite; "
+                       f"these heads want (N, {model.args['dim']}), N >= {model.args['k']}, all finite")
     model.mean.copy_(torch.from_numpy(z.mean(0)))
     model.scale.fill_(max(float(np.linalg.norm(z - z.mean(0), axis=1).mean()) / z.shape[1]**0.5, 1e-6))
     pairs = Pairs(torch.from_numpy(z), neighbours(z, n, groups), batch, generator=generator)
-    for row in fit(model, agreeing, pairs, pairs, recipe):
+    for row in fit(model, agreeing, pairs, pairs, recipe, state):
         model.best.fill_(int(np.argmin([row[f"val_head{i}"] for i in range(model.args["heads"])])))
         yield row | {"best": int(model.best)}
