@@ -9,7 +9,6 @@ the disk count as memory while they are mapped. `x faiss` is the CPU time over t
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -87,7 +86,8 @@ PLAN = [*((kind, 1.0, name) for kind in APART for name in list(JOBS)[:6]),
         ("8 columns", 0.1, "HDBSCAN, 10 000 rows, the rest assigned"), ("8 columns", 0.1, "UMAP, 5000 rows, the rest placed")]
 
 
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak(): # MiB; not `ru_maxrss`, which a process inherits from the one that started it
+    return int(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))) / 1024
 
 
 def child(path, name):

@@ -210,7 +210,7 @@ def assign_many(
     wanted = many.reduction.reducer.n_features_in_
     if np.ndim(z) != 2 or z.shape[1] != wanted:
         raise BadInput(f"descriptions of shape {np.shape(z)}, clusters of {wanted} numbers; use the same encoder for both")
-    return np.concatenate([assign(many.clusters, many.reduction.transform(x)) for x in _chunks(z, chunk)])
+    return assign(many.clusters, z, chunk, reduce=lambda x: many.reduction.transform(np.asarray(x, "float32")))
 
 # %% ../nbs/41a_scale.ipynb #60a1c3c2
 def fit_many(
@@ -307,7 +307,8 @@ def consensus(
     "Name the clusters of all runs alike, and let them vote"
     runs = [np.asarray(r) for r in runs]
     if len(runs) < 2 or len({r.shape for r in runs}) > 1 or runs[0].ndim != 1 or min(r.max(initial=-1) for r in runs) < 0:
-        raise BadInput(f"{len(runs)} runs of shapes {[r.shape for r in runs][:4]}; give two or more over the same rows, each with a cluster")
+        raise BadInput(f"{len(runs)} runs of shapes {[r.shape for r in runs][:4]}; "
+                       "give two or more over the same rows, each with a cluster")
     ari = np.eye(len(runs))
     for i, j in combinations(range(len(runs)), 2): ari[i, j] = ari[j, i] = adjusted_rand_score(runs[i], runs[j])
     maps = [_renamed(r, runs[ari.sum(0).argmax()]) for r in runs]
