@@ -81,6 +81,12 @@ def _check(
     if near > len(z): raise BadInput(f"{len(z)} descriptions, and {estimator} needs {near}; lower its numbers or give more rows")
 
 # %% ../nbs/41_cluster.ipynb #679bc876
+def _one_neighbour(z: np.ndarray, metric) -> NearestNeighbors: # Fitted on (M, D)
+    "Finds the nearest row; trees are slower than products from some eight columns on"
+    how = "brute" if z.shape[1] > 8 else "auto"
+    return NearestNeighbors(n_neighbors=1, algorithm=how, metric=metric).fit(z)
+
+
 def _speakers(
     clusters: Clusters, # From an estimator that cannot predict
     metric,             # Distance of scikit-learn
@@ -92,8 +98,7 @@ def _speakers(
     reach = np.full(len(labels), np.inf)
     for label in set(labels[labels >= 0].tolist()) if "min_samples" in e.get_params() else ():
         here = np.flatnonzero(labels == label)
-        if len(here) > 2: reach[here] = NearestNeighbors(n_neighbors=1, metric=metric).fit(clusters.z[here]).kneighbors()[0].max()
-        else: reach[here] = 0
+        reach[here] = _one_neighbour(clusters.z[here], metric).kneighbors()[0].max() if len(here) > 2 else 0
     return np.arange(len(labels)), reach
 
 
@@ -104,7 +109,7 @@ def _nearest(
     metric = clusters.estimator.get_params().get("metric") or "euclidean"
     rows, reach = _speakers(clusters, metric)
     if not len(rows): return lambda x: np.full(len(x), -1)
-    known = NearestNeighbors(n_neighbors=1, metric=metric).fit(clusters.z[rows])
+    known = _one_neighbour(clusters.z[rows], metric)
     labels = clusters.labels[clusters.rows][rows]
 
     def ask(x):
@@ -133,7 +138,8 @@ def assign(
 ) -> np.ndarray: # (N,) int, the clusters' numbers; -1 for noise
     "Which cluster each new description belongs to"
     if reduce is None and z.shape[1:] != clusters.z.shape[1:]:
-        raise BadInput(f"descriptions of {z.shape[1:]} numbers, clusters of {clusters.z.shape[1:]}; use the same encoder for both")
+        raise BadInput(f"descriptions of {z.shape[1:]} numbers, clusters of {clusters.z.shape[1:]}; "
+                       "use the same encoder for both")
     e = clusters.estimator
     ask = (lambda x: _ranked(clusters.rank, e.predict(x))) if hasattr(e, "predict") else _nearest(clusters)
     parts = (np.asarray(z[i:i + chunk]) for i in range(0, max(len(z), 1), chunk))

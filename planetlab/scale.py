@@ -200,6 +200,16 @@ def _thinned(
     if size is None or share == 1: return clone(estimator)
     return clone(estimator).set_params(min_cluster_size=max(5, round(size * share)))
 
+# %% ../nbs/41a_scale.ipynb #07b00094
+def _components(
+    part: np.ndarray, # (M, D) rows that are fitted
+    dims: int,        # At most
+) -> int:
+    "How many components stand out of even noise; of many columns or few rows it is not asked"
+    m, d = part.shape
+    if m <= d or not 1 < d <= 512: return min(dims, m, d)
+    return max(1, min(dims, PCA("mle", svd_solver="covariance_eigh").fit(part - part.mean(0)).n_components_))
+
 # %% ../nbs/41a_scale.ipynb #7de4235c
 def assign_many(
     many: Many,           # Fitted elsewhere
@@ -226,7 +236,7 @@ def fit_many(
         raise BadInput(f"descriptions of shape {np.shape(z)}; give a table of two or more rows")
     rows = np.sort(rng.choice(len(z), min(most, len(z)), replace=False, shuffle=False))
     part = np.asarray(z[rows], "float32")
-    reduction = fit_reduction(part, PCA(min(dims, *part.shape), svd_solver="full"))
+    reduction = fit_reduction(part, PCA(_components(part, dims), svd_solver="full"))
     clusters = fit_clusters(reduction.transform(part), _thinned(estimator, len(rows) / len(z)), most, rng=rng)
     found = Many(reduction, clusters, clusters.labels, rows)
     if len(rows) == len(z): return found
