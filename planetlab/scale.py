@@ -208,7 +208,8 @@ def _components(
     "How many components stand out of even noise; of many columns or few rows it is not asked"
     m, d = part.shape
     if m <= d or not 1 < d <= 512: return min(dims, m, d)
-    return max(1, min(dims, PCA("mle", svd_solver="covariance_eigh").fit(part - part.mean(0)).n_components_))
+    own = PCA("mle", svd_solver="covariance_eigh").fit(part - part.mean(0)).n_components_
+    return max(1, min(dims, int(own)))
 
 # %% ../nbs/41a_scale.ipynb #7de4235c
 def assign_many(

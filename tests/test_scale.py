@@ -101,3 +101,17 @@ def test_clusters_of_a_part_are_recognised_in_chunks():
     many = fit_many(z, HDBSCAN(min_cluster_size=300, copy=True), dims=4, most=1500, rng=np.random.default_rng(0))
     assert (assign_many(many, z, 700) == assign_many(many, z)).all()
     assert (assign_many(many, z)[many.labels < 0] == -1).mean() > 0.9
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_components_of_noise_do_not_hide_clusters():
+    "Eight columns that tell the clusters apart, and fifty-six of noise"
+    r = np.random.default_rng(0)
+    types = r.integers(12, size=30_000)
+    z = r.standard_normal((30_000, 64), dtype="float32")
+    z[:, :8] += 6 * np.r_[np.eye(8), -np.eye(8)].astype("float32")[types]
+    found = fit_many(z, HDBSCAN(min_cluster_size=600, copy=True), most=5000, rng=np.random.default_rng(0))
+    assert found.reduction.reducer.n_components_ == 8 and found.labels.max() + 1 == 12
+    assert (found.labels < 0).mean() < 0.15
+    same = fit_many(np.ones((100, 5)), KMeans(1, n_init=1), rng=np.random.default_rng(0))
+    assert (same.labels == 0).all() and same.reduction.reducer.n_components_ == 1
