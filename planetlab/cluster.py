@@ -50,7 +50,7 @@ def _drawn(
         raise BadInput(f"{n} rows, and this estimator compares all pairs; give rng= to fit {most} of them, or raise most=")
     return np.sort(rng.choice(n, most, replace=False))
 
-
+# %% ../nbs/41_cluster.ipynb #f255f013
 def _taken(z: np.ndarray, rows: np.ndarray) -> np.ndarray: # (M, D)
     "Some rows, or the table itself if that is all of them"
     return z if len(rows) == len(z) else z[rows]
@@ -86,7 +86,7 @@ def _one_neighbour(z: np.ndarray, metric) -> NearestNeighbors: # Fitted on (M, D
     how = "brute" if z.shape[1] > 8 else "auto"
     return NearestNeighbors(n_neighbors=1, algorithm=how, metric=metric).fit(z)
 
-
+# %% ../nbs/41_cluster.ipynb #9e7d0533
 def _speakers(
     clusters: Clusters, # From an estimator that cannot predict
     metric,             # Distance of scikit-learn
@@ -101,7 +101,7 @@ def _speakers(
         reach[here] = _one_neighbour(clusters.z[here], metric).kneighbors()[0].max() if len(here) > 2 else 0
     return np.arange(len(labels)), reach
 
-
+# %% ../nbs/41_cluster.ipynb #3e5e1bbd
 def _nearest(
     clusters: Clusters, # From an estimator that cannot predict
 ) -> Callable: # (B, D) -> (B,) int
@@ -118,7 +118,7 @@ def _nearest(
 
     return ask
 
-
+# %% ../nbs/41_cluster.ipynb #e9d447b0
 def _ranked(
     rank: dict,      # Of `Clusters`
     raw: np.ndarray, # (N,) int, the estimator's numbers

@@ -191,20 +191,14 @@ class Many(NamedTuple):
                 f"fitted on {how}{least}; {np.mean(self.labels < 0):.0%} noise")
 
 # %% ../nbs/41a_scale.ipynb #5897bce9
-def _thinned(
-    estimator,    # Of scikit-learn
-    share: float, # Of the rows that are fitted
-): # A copy
+def _thinned(estimator, share: float): # A copy, for a share of the rows
     "The same question about fewer rows"
     size = estimator.get_params().get("min_cluster_size")
     if size is None or share == 1: return clone(estimator)
     return clone(estimator).set_params(min_cluster_size=max(5, round(size * share)))
 
 # %% ../nbs/41a_scale.ipynb #07b00094
-def _components(
-    part: np.ndarray, # (M, D) rows that are fitted
-    dims: int,        # At most
-) -> int:
+def _components(part: np.ndarray, dims: int) -> int: # Of (M, D) rows that are fitted; at most `dims`
     "How many components stand out of even noise; of many columns or few rows it is not asked"
     m, d = part.shape
     if m <= d or not 1 < d <= 512: return min(dims, m, d)
