@@ -2,14 +2,14 @@
 
     python benchmarks/cluster.py [--rows 1000000] [--rounds 1] [--json FILE]
 
-Data: k Gaussian blobs in 64 columns, overlapping (centres 0.3 apart in units of the noise, per column) and apart (1.0), and for density
-methods and maps blobs in 8 of the 64 columns. Memory is the largest resident size less that with the data loaded; rows that are read from
-the disk count as memory while they are mapped. `x faiss` is the CPU time over that of faiss with 25 full iterations, in the same round.
+Data: 16 Gaussian blobs in 64 columns, overlapping (centres drawn with 0.3 of the noise, per column) and apart (1.0), and for
+density methods and maps blobs in 8 of the 64 columns: the nearest centres 5 deviations of the noise apart (near), or 7 (far).
+Memory is the largest resident size less that with the data loaded; rows that are read from the disk count as memory while they
+are mapped. `x faiss` is the CPU time over that of faiss with 25 full iterations, in the same round.
 """
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,12 +23,13 @@ import numpy as np
 from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
 from sklearn.metrics import adjusted_rand_score
 
-from planetlab.cluster import fit_reduction, umap_map
+from planetlab import __version__
+from planetlab.cluster import fit_clusters, fit_reduction, umap_map
 from planetlab.core import need, write_json
 from planetlab.scale import FastKMeans, Placed, consensus, fit_many
 
 D, K = 64, 16
-APART = {"overlapping": 0.3, "apart": 1.0}
+DATA = {"overlapping": (0.3, D), "apart": (1.0, D), "8 columns, near": (3.0, 8), "8 columns, far": (4.0, 8)} # Spread, columns
 
 
 def blobs(n, apart, columns=D):
@@ -55,15 +56,26 @@ def of(estimator):
     return job
 
 
-def density(z):
-    found = fit_many(z, HDBSCAN(min_cluster_size=len(z) // 100, min_samples=5, copy=True), rng=np.random.default_rng(0))
-    return {"labels": found.labels, "said": found.note}
+def through_clusters(z):
+    found = fit_clusters(z, FastKMeans(K))
+    return {"inertia": float(found.estimator.inertia_), "labels": found.labels, "said": found.note}
+
+
+def density(how):
+    def job(z):
+        estimator = HDBSCAN(min_cluster_size=len(z) // 100, min_samples=5, cluster_selection_method=how, copy=True)
+        found = fit_many(z, estimator, rng=np.random.default_rng(0))
+        return {"labels": found.labels, "said": f"{found.labels.max() + 1} clusters; {found.note}"}
+    return job
 
 
 def umap(z):
+    start = time.process_time()
+    fit_reduction(z[:100], Placed(umap_map()))
+    loaded = time.process_time() - start
     found = fit_reduction(z, Placed(umap_map()), most=5000, rng=np.random.default_rng(0))
     assert found.transform(z).shape == (len(z), 2)
-    return {"said": found.note}
+    return {"said": f"{loaded:.1f} CPU s of it to load and compile UMAP; {found.note}"}
 
 
 def votes(z):
@@ -75,19 +87,27 @@ JOBS = { # data, size as a share of the rows asked for, job
     "faiss, 25 iterations, one start": faiss_25,
     "FastKMeans": of(FastKMeans(K)),
     "FastKMeans, rows on the disk": of(FastKMeans(K)),
+    "FastKMeans through fit_clusters": through_clusters,
+    "FastKMeans, all 25 rounds": of(FastKMeans(K, tol=-1)),
     "FastKMeans, sample only": of(FastKMeans(K, max_iter=0)),
     "KMeans, one start, 25 iterations": of(KMeans(K, n_init=1, max_iter=25, random_state=0)),
     "MiniBatchKMeans": of(MiniBatchKMeans(K, n_init=3, random_state=0)),
     "KMeans, best of ten starts": of(KMeans(K, n_init=10, random_state=0)),
-    "HDBSCAN, 10 000 rows, the rest assigned": density,
+    "HDBSCAN, 10 000 rows, the rest assigned": density("eom"),
+    "HDBSCAN, leaves, 10 000 rows": density("leaf"),
     "UMAP, 5000 rows, the rest placed": umap,
     "consensus of five seeds": votes}
-PLAN = [*((kind, 1.0, name) for kind in APART for name in list(JOBS)[:6]),
-        *((kind, 0.1, name) for kind in APART for name in ("FastKMeans", "KMeans, best of ten starts", "consensus of five seeds")),
-        ("8 columns", 0.1, "HDBSCAN, 10 000 rows, the rest assigned"), ("8 columns", 0.1, "UMAP, 5000 rows, the rest placed")]
+SMALL = ["FastKMeans", "KMeans, best of ten starts", "consensus of five seeds"]
+DENSITY = ["HDBSCAN, 10 000 rows, the rest assigned", "HDBSCAN, leaves, 10 000 rows"]
+PLAN = [*((kind, 1.0, name) for kind in ("overlapping", "apart") for name in list(JOBS)[:8]),
+        *((kind, 0.1, name) for kind in ("overlapping", "apart") for name in SMALL),
+        *((kind, 0.1, name) for kind in ("apart", "8 columns, near", "8 columns, far") for name in DENSITY),
+        ("8 columns, far", 0.1, "UMAP, 5000 rows, the rest placed")]
 
 
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak(): # MiB; not `ru_maxrss`, which a process inherits from the one that started it
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in status if line.startswith("VmHWM:"))) / 1024
 
 
 def child(path, name):
@@ -114,25 +134,37 @@ def main():
         for kind, share in dict.fromkeys((kind, share) for kind, share, _ in PLAN):
             folder = Path(tmp, f"{kind} {share}")
             folder.mkdir()
-            z, types = blobs(round(a.rows * share), APART.get(kind, 3.0), 8 if kind == "8 columns" else D)
+            z, types = blobs(round(a.rows * share), *DATA[kind])
             np.save(folder / "z.npy", z), np.save(folder / "types.npy", types)
             for _ in range(a.rounds):
                 for name in (name for *key, name in PLAN if key == [kind, share]):
-                    out = subprocess.run([sys.executable, __file__, "--child", str(folder), name], check=True, stdout=subprocess.PIPE, text=True)
-                    rows.setdefault((kind, len(z), name), []).append(json.loads(out.stdout.splitlines()[-1]))
+                    command = [sys.executable, __file__, "--child", str(folder), name]
+                    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                    rows.setdefault((kind, len(z), name), []).append(json.loads(out.splitlines()[-1]))
             for f in folder.iterdir(): f.unlink()
+    table = tabled(rows)
+    print("| data | rows | what | CPU s | x faiss | wall s | MiB | inertia / best | ARI | |")
+    print("|---|--:|---|--:|--:|--:|--:|--:|--:|---|")
+    for row in table: print("| " + " | ".join("" if v is None else str(v) for v in row.values()) + " |")
+    command = f"python benchmarks/cluster.py --rows {a.rows} --rounds {a.rounds}"
+    if a.json:
+        write_json(a.json, {"protocol": " ".join(__doc__.split("Data: ")[1].split()), "command": command, "version": __version__,
+                            "threads": 1, "k": K, "columns": D, "table": table})
+
+
+def tabled(rows): # (data, N, job) -> rounds; a list of rows
     table = []
-    print("| data | rows | what | CPU s | x faiss | wall s | MiB | inertia / best | ARI | |\n|---|--:|---|--:|--:|--:|--:|--:|--:|---|")
     for (kind, n, name), runs in rows.items():
         beside = rows.get((kind, n, next(iter(JOBS))), [])
-        best = min((r["inertia"] for (k, m, _), v in rows.items() if (k, m) == (kind, n) for r in v if "inertia" in r), default=None)
-        row = {"data": kind, "rows": n, "what": name, **{c: round(statistics.median(r[c] for r in runs), 2) for c in ("cpu_s", "wall_s", "mib")},
-               "x_faiss": round(statistics.median(r["cpu_s"] / b["cpu_s"] for r, b in zip(runs, beside)), 2) if beside else None,
-               "inertia": round(max(r["inertia"] for r in runs) / best, 4) if "inertia" in runs[0] else None,
-               "ari": round(runs[0]["ari"], 3) if "ari" in runs[0] else None, "said": runs[0].get("said", "")}
-        table.append(row)
-        print("| " + " | ".join("" if row[c] is None else str(row[c]) for c in ("data", "rows", "what", "cpu_s", "x_faiss", "wall_s", "mib", "inertia", "ari", "said")) + " |")
-    if a.json: write_json(a.json, {"protocol": " ".join(__doc__.split()), "threads": 1, "k": K, "columns": D, "table": table})
+        same = [r for (k, m, _), v in rows.items() if (k, m) == (kind, n) for r in v if "inertia" in r]
+        best = min((r["inertia"] for r in same), default=None)
+        cpu, wall, mib = (round(statistics.median(r[c] for r in runs), 2) for c in ("cpu_s", "wall_s", "mib"))
+        x = round(statistics.median(r["cpu_s"] / b["cpu_s"] for r, b in zip(runs, beside)), 2) if beside else None
+        inertia = round(max(r["inertia"] for r in runs) / best, 4) if "inertia" in runs[0] else None
+        ari = round(runs[0]["ari"], 3) if "ari" in runs[0] else None
+        table.append({"data": kind, "rows": n, "what": name, "cpu_s": cpu, "x_faiss": x, "wall_s": wall, "mib": mib,
+                      "inertia": inertia, "ari": ari, "said": runs[0].get("said", "")})
+    return table
 
 
 if __name__ == "__main__":

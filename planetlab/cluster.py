@@ -7,7 +7,7 @@ __all__ = ['Clusters', 'assign', 'fit_clusters', 'clusterers', 'membership', 'ex
            'fit_reduction', 'umap_map', 'show_variance', 'permuted']
 
 # %% ../nbs/41_cluster.ipynb #08bf62fc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -26,7 +26,7 @@ class Clusters(NamedTuple):
     "What was found, in a form that can be assigned elsewhere"
     estimator: object   # Fitted
     rank: dict          # Estimator's number -> our number, 0 for the largest cluster
-    z: np.ndarray       # (M, D) what it was fitted on
+    z: np.ndarray       # (M, D) what it was fitted on; the array that was given, not a copy, if that was all of it
     labels: np.ndarray  # (N,) int: 0 for the largest cluster, …; -1 for noise
     rows: np.ndarray    # (M,) int: which of the N were fitted; the others were assigned
 
@@ -34,7 +34,9 @@ class Clusters(NamedTuple):
     def note(self) -> str: return _note(len(self.rows), len(self.labels), "assigned")
 
 
-def _note(fitted, n, how): return f"fitted on all {n} rows" if fitted == n else f"fitted on {fitted} of {n} rows, drawn at random; the others {how}"
+def _note(fitted, n, how):
+    if fitted == n: return f"fitted on all {n} rows"
+    return f"fitted on {fitted} of {n} rows, drawn at random; the others {how}"
 
 
 def _drawn(
@@ -44,8 +46,26 @@ def _drawn(
 ) -> np.ndarray: # (≤ most,) int, in order
     "Which rows are fitted where not all can be"
     if n <= most: return np.arange(n)
-    if rng is None: raise BadInput(f"{n} rows, and this estimator compares all pairs; give rng= to fit {most} of them, or raise most=")
+    if rng is None:
+        raise BadInput(f"{n} rows, and this estimator compares all pairs; give rng= to fit {most} of them, or raise most=")
     return np.sort(rng.choice(n, most, replace=False))
+
+# %% ../nbs/41_cluster.ipynb #f255f013
+def _taken(z: np.ndarray, rows: np.ndarray) -> np.ndarray: # (M, D)
+    "Some rows, or the table itself if that is all of them"
+    return z if len(rows) == len(z) else z[rows]
+
+
+def _finite(
+    z: np.ndarray, # (N, D)
+    what: str,     # Needs them
+    chunk: int = 16_384, # Rows at a time
+) -> None:
+    "The door: two rows or more, and all finite"
+    every = np.atleast_1d(z)
+    bad = sum(np.count_nonzero(~np.isfinite(every[i:i + chunk])) for i in range(0, len(every), chunk))
+    if np.ndim(z) != 2 or len(z) < 2 or bad:
+        raise BadInput(f"{np.shape(z)} descriptions, {bad} not finite; {what} needs two or more rows, all finite")
 
 
 def _check(
@@ -53,8 +73,7 @@ def _check(
     estimator,     # May say how many clusters it wants
 ) -> None:
     "The door: finite rows, and at least as many as clusters"
-    if np.ndim(z) != 2 or len(z) < 2 or not np.isfinite(z).all():
-        raise BadInput(f"{np.shape(z)} descriptions, {np.sum(~np.isfinite(z))} not finite; clustering needs two or more rows, all finite")
+    _finite(z, "clustering")
     options = estimator.get_params()
     k = options.get("n_clusters") or options.get("n_components") or 1
     if k > len(z): raise BadInput(f"{len(z)} descriptions for {k} clusters; ask for fewer clusters or give more rows")
@@ -62,6 +81,12 @@ def _check(
     if near > len(z): raise BadInput(f"{len(z)} descriptions, and {estimator} needs {near}; lower its numbers or give more rows")
 
 # %% ../nbs/41_cluster.ipynb #679bc876
+def _one_neighbour(z: np.ndarray, metric) -> NearestNeighbors: # Fitted on (M, D)
+    "Finds the nearest row; trees are slower than products from some eight columns on"
+    how = "brute" if z.shape[1] > 8 else "auto"
+    return NearestNeighbors(n_neighbors=1, algorithm=how, metric=metric).fit(z)
+
+# %% ../nbs/41_cluster.ipynb #9e7d0533
 def _speakers(
     clusters: Clusters, # From an estimator that cannot predict
     metric,             # Distance of scikit-learn
@@ -73,32 +98,52 @@ def _speakers(
     reach = np.full(len(labels), np.inf)
     for label in set(labels[labels >= 0].tolist()) if "min_samples" in e.get_params() else ():
         here = np.flatnonzero(labels == label)
-        apart = NearestNeighbors(n_neighbors=2, metric=metric).fit(clusters.z[here]).kneighbors()[0] if len(here) > 2 else np.zeros((1, 1))
-        reach[here] = apart[:, 0].max()
+        reach[here] = _one_neighbour(clusters.z[here], metric).kneighbors()[0].max() if len(here) > 2 else 0
     return np.arange(len(labels)), reach
 
-
+# %% ../nbs/41_cluster.ipynb #3e5e1bbd
 def _nearest(
     clusters: Clusters, # From an estimator that cannot predict
-    z: np.ndarray,      # (N, D) new descriptions
-) -> np.ndarray: # (N,) int
-    "Label of the nearest row that speaks, noise out of its reach"
+) -> Callable: # (B, D) -> (B,) int
+    "Gives the label of the nearest row that speaks, noise out of its reach"
     metric = clusters.estimator.get_params().get("metric") or "euclidean"
     rows, reach = _speakers(clusters, metric)
-    if not len(rows): return np.full(len(z), -1)
-    far, who = (v[:, 0] for v in NearestNeighbors(n_neighbors=1, metric=metric).fit(clusters.z[rows]).kneighbors(z))
-    return np.where(far <= reach[who], clusters.labels[clusters.rows][rows][who], -1)
+    if not len(rows): return lambda x: np.full(len(x), -1)
+    known = _one_neighbour(clusters.z[rows], metric)
+    labels = clusters.labels[clusters.rows][rows]
+
+    def ask(x):
+        far, who = (v[:, 0] for v in known.kneighbors(x))
+        return np.where(far <= reach[who], labels[who], -1)
+
+    return ask
+
+# %% ../nbs/41_cluster.ipynb #e9d447b0
+def _ranked(
+    rank: dict,      # Of `Clusters`
+    raw: np.ndarray, # (N,) int, the estimator's numbers
+) -> np.ndarray: # (N,) int, ours; -1 for noise and for what has none
+    "Our numbers for the estimator's"
+    table = np.full(max([int(raw.max(initial=-1)), *rank]) + 2, -1)
+    table[list(rank)] = list(rank.values())
+    return table[np.maximum(raw, -1)]
 
 
 def assign(
     clusters: Clusters, # Fitted elsewhere
-    z: np.ndarray,      # (N, D) new descriptions
+    z: np.ndarray,      # (N, D) new descriptions, in memory or on the disk
+    chunk: int = 16_384, # Rows at a time
+    *,
+    reduce: Callable | None = None, # (B, D) -> what the clusters were found in, such as the `transform` of a `Reduction`
 ) -> np.ndarray: # (N,) int, the clusters' numbers; -1 for noise
     "Which cluster each new description belongs to"
-    if z.shape[1:] != clusters.z.shape[1:]:
-        raise BadInput(f"descriptions of {z.shape[1:]} numbers, clusters of {clusters.z.shape[1:]}; use the same encoder for both")
-    if not hasattr(clusters.estimator, "predict"): return _nearest(clusters, z)
-    return np.array([clusters.rank.get(int(r), -1) for r in clusters.estimator.predict(z)])
+    if reduce is None and z.shape[1:] != clusters.z.shape[1:]:
+        raise BadInput(f"descriptions of {z.shape[1:]} numbers, clusters of {clusters.z.shape[1:]}; "
+                       "use the same encoder for both")
+    e = clusters.estimator
+    ask = (lambda x: _ranked(clusters.rank, e.predict(x))) if hasattr(e, "predict") else _nearest(clusters)
+    parts = (np.asarray(z[i:i + chunk]) for i in range(0, max(len(z), 1), chunk))
+    return np.concatenate([ask(x if reduce is None else reduce(x)) for x in parts])
 
 # %% ../nbs/41_cluster.ipynb #928b6e8f
 def fit_clusters(
@@ -112,14 +157,17 @@ def fit_clusters(
     _check(z, estimator)
     estimator = clone(estimator)
     rows = _drawn(len(z), len(z) if hasattr(estimator, "predict") else most, rng)
-    raw = estimator.fit_predict(z[rows])
+    few = _taken(z, rows)
+    raw = estimator.fit_predict(few)
     ids, counts = np.unique(raw[raw >= 0], return_counts=True)
     rank = {int(old): new for new, old in enumerate(ids[np.argsort(-counts, kind="stable")])}
     labels = np.full(len(z), -1)
-    labels[rows] = [rank.get(int(r), -1) for r in raw]
-    found, rest = Clusters(estimator, rank, z[rows], labels, rows), np.delete(np.arange(len(z)), rows)
-    if len(rest): labels[rest] = assign(found, z[rest])
-    return found
+    labels[rows] = _ranked(rank, raw)
+    found = Clusters(estimator, rank, few, labels, rows)
+    if len(rows) == len(z): return found
+    everywhere = assign(found, z)
+    everywhere[rows] = labels[rows]
+    return found._replace(labels=everywhere)
 
 # %% ../nbs/41_cluster.ipynb #caecec36
 def _knee(
@@ -136,7 +184,8 @@ def clusterers(
     seed: int = 0, # `random_state` of those that draw
 ) -> dict[str, object]: # Name -> scikit-learn estimator, not fitted
     "Five clusterers by name, to hand to `fit_clusters` or `judge`"
-    if k < 1 or np.ndim(z) != 2 or len(z) < 6: raise BadInput(f"k = {k} and descriptions of {np.shape(z)}; give k >= 1 and at least 6 rows")
+    if k < 1 or np.ndim(z) != 2 or len(z) < 6:
+        raise BadInput(f"k = {k} and descriptions of {np.shape(z)}; give k >= 1 and at least 6 rows")
     core = int(np.clip(2 * z.shape[1], 4, max(4, len(z) // 20))) # Sander 1998: twice the dimension
     sample = z[:: max(1, len(z) // 20_000)]
     apart = np.sort(NearestNeighbors(n_neighbors=min(core, len(sample) - 1)).fit(sample).kneighbors()[0][:, -1])
@@ -172,7 +221,8 @@ def exemplars(
         order = np.argsort(far, kind="stable")[:n if label >= 0 else 0]
         others = rng.permutation(np.setdiff1d(np.arange(len(here)), order))[:n]
         for how, picked in (("nearest", order), ("random", others)):
-            parts.append(pd.DataFrame({"cluster": label, "how": how, "row": here[picked], "distance": far[picked] if label >= 0 else np.nan}))
+            away = far[picked] if label >= 0 else np.nan
+            parts.append(pd.DataFrame({"cluster": label, "how": how, "row": here[picked], "distance": away}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -189,8 +239,10 @@ def show_exemplars(
         for start, how in ((0, "nearest"), (n, "random")):
             for ax, i in zip(line[start:], picked.row[(picked.cluster == label) & (picked.how == how)]):
                 show_img(chips[i], ax).set_title("" if titles is None else titles[i], fontsize=6, pad=2)
-        line[0].text(-0.12, 0.5, "noise" if label < 0 else f"cluster {label}", transform=line[0].transAxes, ha="right", va="center", fontsize=8, color=colour_of(label))
-    for start, how in ((0, "nearest"), (n, "random")): axs[0, start].annotate(how, (0, 1.22), xycoords="axes fraction", fontsize=8)
+        line[0].text(-0.12, 0.5, "noise" if label < 0 else f"cluster {label}", transform=line[0].transAxes,
+                     ha="right", va="center", fontsize=8, color=colour_of(label))
+    for start, how in ((0, "nearest"), (n, "random")):
+        axs[0, start].annotate(how, (0, 1.22), xycoords="axes fraction", fontsize=8)
     return axs
 
 # %% ../nbs/41_cluster.ipynb #4ede9db3
@@ -214,10 +266,9 @@ def fit_reduction(
     rng: np.random.Generator | None = None, # Draws those rows; needed only if there are more than `most`
 ) -> Reduction:
     "Learn a reduction on some descriptions"
-    if np.ndim(z) != 2 or len(z) < 2 or not np.isfinite(z).all():
-        raise BadInput(f"{np.shape(z)} descriptions, {np.sum(~np.isfinite(z))} not finite; a reduction needs two or more rows, all finite")
+    _finite(z, "a reduction")
     rows = _drawn(len(z), most if "n_neighbors" in reducer.get_params() else len(z), rng)
-    return Reduction(clone(reducer).fit(z[rows]), rows, len(z))
+    return Reduction(clone(reducer).fit(_taken(z, rows)), rows, len(z))
 
 
 def umap_map(

@@ -191,14 +191,19 @@ class Many(NamedTuple):
                 f"fitted on {how}{least}; {np.mean(self.labels < 0):.0%} noise")
 
 # %% ../nbs/41a_scale.ipynb #5897bce9
-def _thinned(
-    estimator,    # Of scikit-learn
-    share: float, # Of the rows that are fitted
-): # A copy
+def _thinned(estimator, share: float): # A copy, for a share of the rows
     "The same question about fewer rows"
     size = estimator.get_params().get("min_cluster_size")
     if size is None or share == 1: return clone(estimator)
     return clone(estimator).set_params(min_cluster_size=max(5, round(size * share)))
+
+# %% ../nbs/41a_scale.ipynb #07b00094
+def _components(part: np.ndarray, dims: int) -> int: # Of (M, D) rows that are fitted; at most `dims`
+    "How many components stand out of even noise; of many columns or few rows it is not asked"
+    m, d = part.shape
+    if m <= d or not 1 < d <= 512: return min(dims, m, d)
+    own = PCA("mle", svd_solver="covariance_eigh").fit(part - part.mean(0)).n_components_
+    return max(1, min(dims, int(own)))
 
 # %% ../nbs/41a_scale.ipynb #7de4235c
 def assign_many(
@@ -210,7 +215,7 @@ def assign_many(
     wanted = many.reduction.reducer.n_features_in_
     if np.ndim(z) != 2 or z.shape[1] != wanted:
         raise BadInput(f"descriptions of shape {np.shape(z)}, clusters of {wanted} numbers; use the same encoder for both")
-    return np.concatenate([assign(many.clusters, many.reduction.transform(x)) for x in _chunks(z, chunk)])
+    return assign(many.clusters, z, chunk, reduce=lambda x: many.reduction.transform(np.asarray(x, "float32")))
 
 # %% ../nbs/41a_scale.ipynb #60a1c3c2
 def fit_many(
@@ -226,7 +231,7 @@ def fit_many(
         raise BadInput(f"descriptions of shape {np.shape(z)}; give a table of two or more rows")
     rows = np.sort(rng.choice(len(z), min(most, len(z)), replace=False, shuffle=False))
     part = np.asarray(z[rows], "float32")
-    reduction = fit_reduction(part, PCA(min(dims, *part.shape), svd_solver="full"))
+    reduction = fit_reduction(part, PCA(_components(part, dims), svd_solver="full"))
     clusters = fit_clusters(reduction.transform(part), _thinned(estimator, len(rows) / len(z)), most, rng=rng)
     found = Many(reduction, clusters, clusters.labels, rows)
     if len(rows) == len(z): return found
@@ -307,7 +312,8 @@ def consensus(
     "Name the clusters of all runs alike, and let them vote"
     runs = [np.asarray(r) for r in runs]
     if len(runs) < 2 or len({r.shape for r in runs}) > 1 or runs[0].ndim != 1 or min(r.max(initial=-1) for r in runs) < 0:
-        raise BadInput(f"{len(runs)} runs of shapes {[r.shape for r in runs][:4]}; give two or more over the same rows, each with a cluster")
+        raise BadInput(f"{len(runs)} runs of shapes {[r.shape for r in runs][:4]}; "
+                       "give two or more over the same rows, each with a cluster")
     ari = np.eye(len(runs))
     for i, j in combinations(range(len(runs)), 2): ari[i, j] = ari[j, i] = adjusted_rand_score(runs[i], runs[j])
     maps = [_renamed(r, runs[ari.sum(0).argmax()]) for r in runs]

@@ -15,8 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
+from sklearn import config_context
+from sklearn.neighbors import NearestNeighbors
 
-from .core import BadInput, MissingExtra, atomic, need
+from .core import BadInput, atomic, need
 from .naming import match_names
 
 # %% ../nbs/49_search.ipynb #3cca00ab
@@ -40,9 +42,9 @@ def _unit(z): return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e
 
 def _vectors(z, cosine) -> np.ndarray: # (N, D) float32, contiguous
     z = np.ascontiguousarray(z, "float32")
-    if z.ndim != 2 or not z.size or not np.isfinite(z).all():
-        raise BadInput(f"features of shape {z.shape}, {np.sum(~np.isfinite(z))} not finite; "
-                       "give (N, D) finite numbers, one row or more")
+    bad = sum(np.count_nonzero(~np.isfinite(z[i:i + 2**14])) for i in range(0, len(z), 2**14))
+    if z.ndim != 2 or not z.size or bad:
+        raise BadInput(f"features of shape {z.shape}, {bad} not finite; give (N, D) finite numbers, one row or more")
     return _unit(z) if cosine else z
 
 
@@ -56,27 +58,14 @@ def build_index(
     z = _vectors(z, cosine)
     if groups is not None and np.shape(groups) != (len(z),):
         raise BadInput(f"{len(z)} features and groups of shape {np.shape(groups)}; give one per row")
-    return Index(z, None if groups is None else np.asarray(groups).astype(str), cosine, None if approximate is None else approximate(z))
+    groups = None if groups is None else np.asarray(groups).astype(str)
+    return Index(z, groups, cosine, None if approximate is None else approximate(z))
 
 # %% ../nbs/49_search.ipynb #8ff19493
-def _blocks(z, q, n): # (N, D), (Q, D) -> (Q, n) int, in no order
-    "The n nearest by blocks of some 2^22 distances"
-    step, best, rows = max(n, 2**22 // len(q)), np.empty((len(q), 0), "float32"), np.empty((len(q), 0), int)
-    def least(far): return np.argpartition(far, min(n, far.shape[1]) - 1, 1)[:, :n]
-    for i in range(0, len(z), step):
-        part = z[i:i + step]
-        far = (part * part).sum(1) - 2 * q @ part.T
-        keep = least(far)
-        best, rows = np.hstack([best, np.take_along_axis(far, keep, 1)]), np.hstack([rows, keep + i])
-        keep = least(best)
-        best, rows = (np.take_along_axis(v, keep, 1) for v in (best, rows))
-    return rows
-
-
 def _candidates(index, q, n): # (Q, n) int, in any order, -1 for none
     if index.engine is not None: return index.engine.search(q, n)[1]
-    try: return need("faiss", "cluster").knn(q, index.z, n)[1]
-    except MissingExtra: return _blocks(index.z, q, n)
+    with config_context(assume_finite=True): # seen to at the door
+        return NearestNeighbors(n_neighbors=n, algorithm="brute").fit(index.z).kneighbors(q, return_distance=False)
 
 
 def _nearest(
@@ -172,7 +161,7 @@ def boundary(
     z: np.ndarray,      # (N, D) features
     labels: np.ndarray, # (N,) int cluster, -1 noise, which has no border
     n: int = 4,         # Per cluster
-) -> pd.DataFrame: # cluster, how ("boundary"), row, distance to the own centre, other (nearest other cluster), margin (how much farther that is)
+) -> pd.DataFrame: # cluster, how ("boundary"), row, distance to its centre, other (next cluster), margin (how much farther)
     "Rows between two clusters, the smallest margin first"
     labels, ids = np.asarray(labels), np.unique(labels[np.asarray(labels) >= 0])
     if np.shape(z)[:1] != labels.shape: raise BadInput(f"{np.shape(z)} features and {labels.shape} clusters; give one per row")
@@ -180,7 +169,8 @@ def boundary(
     centres = np.array([z[labels == c].mean(0) for c in ids])
     for i, c in enumerate(ids if len(ids) > 1 else ()):
         here = np.flatnonzero(labels == c)
-        far = np.concatenate([np.stack([np.linalg.norm(z[here[j:j + 8192]] - m, axis=1) for m in centres], 1) for j in range(0, len(here), 8192)])
+        chunks = (z[here[j:j + 8192]] for j in range(0, len(here), 8192))
+        far = np.concatenate([np.stack([np.linalg.norm(x - m, axis=1) for m in centres], 1) for x in chunks])
         own = far[:, i].copy()
         far[:, i] = np.inf
         margin = far.min(1) - own
@@ -197,14 +187,15 @@ def about_clusters(
     shuffles: int = 20,   # Random clusterings
     *,
     rng: np.random.Generator, # Source of them
-) -> pd.DataFrame: # By cluster: k, size, labelled, matched (class one to one, "" for none), commonest, purity, random; NaN where nothing is labelled
+) -> pd.DataFrame: # By cluster: k, size, labelled, matched, commonest, purity, random
     "Size, names and purity of each cluster"
     t, c = np.asarray(classes), np.asarray(clusters)
     names, ids, known = list(names) or [""], np.unique(c), t >= 0
     matched = match_names(t, c) if known.any() else {}
     where = np.searchsorted(ids, c)
 
-    def counts(shown): return np.bincount(shown[known] * len(names) + t[known], minlength=len(ids) * len(names)).reshape(len(ids), -1)
+    def counts(shown):
+        return np.bincount(shown[known] * len(names) + t[known], minlength=len(ids) * len(names)).reshape(len(ids), -1)
 
     def purest(table): return np.divide(table.max(1), table.sum(1), out=np.full(len(table), np.nan), where=table.sum(1) > 0)
 
@@ -252,8 +243,9 @@ def write_sheets(
     for c, part in picked.groupby("cluster"):
         r, which = about.loc[c], "noise" if c < 0 else f"cluster {c} of {about.k.loc[c]}"
         own = f"matched {r.matched}" if r.matched else "no class of its own"
-        pure = "no labels" if np.isnan(r.purity) else f"{own}; commonest {r.commonest}, purity {r.purity:.2f} (random {r.random:.2f})"
-        sheet = draw_sheet(images, {how: p.row.tolist() for how, p in part.groupby("how", sort=False)}, f"{which}: {r['size']} images; {pure}", side)
+        pure = f"{own}; commonest {r.commonest}, purity {r.purity:.2f} (random {r.random:.2f})"
+        title = f"{which}: {r['size']} images; {'no labels' if np.isnan(r.purity) else pure}"
+        sheet = draw_sheet(images, {how: p.row.tolist() for how, p in part.groupby("how", sort=False)}, title, side)
         paths.append(folder / ("noise.jpg" if c < 0 else f"cluster_{c:03}.jpg"))
         with atomic(paths[-1]) as p: Image.fromarray(sheet).save(p, quality=88)
     for name, frame in (("clusters", about), ("picked", picked.set_index("cluster"))):
