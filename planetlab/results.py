@@ -87,7 +87,7 @@ def show_measures(
     title: str = "",     # Protocol in a few words
 ) -> plt.Axes:
     "Each value with its interval"
-    names, measure = table.index.get_level_values("of"), table.index[0][1]
+    names, measure = table.index.get_level_values(0), table.index[0][1]
     return show_intervals(names, table.value, (table.low, table.high), ax, title, f"{measure.upper()}, 95 % interval")
 
 # %% ../nbs/46_results.ipynb #8f71ca9d
