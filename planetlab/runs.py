@@ -161,7 +161,7 @@ def environment() -> dict[str, str]: # Name -> version
     names = {r.split(">")[0].split("=")[0].split("<")[0].split(";")[0].strip()
              for r in importlib.metadata.requires("planetlab") or [] if "extra ==" not in r}
     versions = {n: importlib.metadata.version(n) for n in sorted(names | {"planetlab"})}
-    return {"python": platform.python_version(), "platform": platform.platform(), "cpus": str(os.cpu_count()), **versions}
+    return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}", "cpus": str(os.cpu_count()), **versions}
 
 # %% ../nbs/61_runs.ipynb #a452d009
 def page_style() -> str: # CSS

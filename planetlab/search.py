@@ -191,6 +191,7 @@ def about_clusters(
     "Size, names and purity of each cluster"
     t, c = np.asarray(classes), np.asarray(clusters)
     names, ids, known = list(names) or [""], np.unique(c), t >= 0
+    if t.max(initial=-1) >= max(len(names), 1): raise BadInput(f"class id {t.max()} and {len(names)} names; give a name for each id from 0 on")
     matched = match_names(t, c) if known.any() else {}
     where = np.searchsorted(ids, c)
 
