@@ -42,6 +42,7 @@ class Scene:
     specials: tuple[float, ...] = () # Other stored numbers that are no data
     physical: Physical = Physical()  # What a stored number is worth
     viewing: Viewing = Viewing()     # Geometry of the observation, as far as known
+    block_rows: int = 1              # Rows that the file keeps together, px; reading them together is cheapest
     array: np.ndarray | None = field(default=None, repr=False, compare=False) # (C, H, W) pixels of a scene in memory
     gaps: np.ndarray | None = field(default=None, repr=False, compare=False)  # (H, W) bool, True where nothing was seen
 
@@ -115,7 +116,7 @@ def open_scene(
         known = physical or physical_of(src, header)
         no_data = specials_of(header, dtype, src.driver) + ((0.0,) if known == MAGELLAN else ())
         return Scene(path, Grid(src.height, src.width, src.transform, src.crs), _world(src.crs, body, path), len(bands), dtype,
-                     declared, no_data, known, viewing_of(header))
+                     declared, no_data, known, viewing_of(header), src.block_shapes[0][0])
 
 
 def _bands(src) -> list[int]:
