@@ -194,7 +194,7 @@ def _combine(
     logits = total / np.float32(n)
     return np.concatenate([logits, np.sqrt(m2.mean(1, keepdims=True) / n)], 1) if spread else logits
 
-
+# %% ../nbs/16a_predictor.ipynb #ee20d047
 @dataclass(frozen=True)
 class _Averaged:
     predict: Predictor
