@@ -180,13 +180,12 @@ def _map_block(
         for row, x, valid in _iter_rows(job, look, rows, cols):
             strip = _strip(job, row, cols, x, valid)
             seen = valid[row.first - row.start:row.last - row.start, cols[0].first - cols[0].start:cols[-1].last - cols[0].start]
-            top, end, made = row.rise * (carry is None), strip.shape[1] - row.fall, []
-            if top: made.append(_blank(strip[:, :top], seen[:top]))
-            elif carry is not None: np.add(carry, strip[:, :row.rise], out=strip[:, :row.rise])
-            done, ok = strip[:, top:end], seen[top:end]
-            if west: made.append(_blank(done[:, :, :west], ok[:, :west]))
-            if cols[-1].fall: made.append(_blank(done[:, :, east:], ok[:, east:]))
-            made += [_stored(o, done[:, :, west:east], ok[:, west:east]) for o in job.outputs]
+            top, end = row.rise * (carry is None), strip.shape[1] - row.fall
+            made = [_blank(strip[:, :top], seen[:top])] if top else []
+            if west: made.append(_blank(strip[:, :, :west], seen[:, :west]))
+            if cols[-1].fall: made.append(_blank(strip[:, :, east:], seen[:, east:]))
+            if carry is not None: np.add(carry, strip[:, :row.rise], out=strip[:, :row.rise])
+            made += [_stored(o, strip[:, top:end, west:east], seen[top:end, west:east]) for o in job.outputs]
             carry, below = strip[:, end:].copy(), seen[end:]
             written.result()
             written = pool.submit(_save, f, made)
@@ -205,11 +204,11 @@ def _skip(f: BinaryIO) -> None:
     f.seek(int(np.prod(shape)) * dtype.itemsize, 1)
 
 
-def _side_by_side(files: Sequence[BinaryIO], panels: Sequence[Sequence[Span]]) -> np.ndarray: # (K, h, W)
+def _side_by_side(panels: Sequence[tuple[BinaryIO, Sequence[Span]]]) -> np.ndarray: # (K, h, W)
     "The zones of a row of blocks; what two share is added"
-    zones = [np.load(f) for f in files]
-    out = np.empty((*zones[0].shape[:2], panels[-1][-1].last), "float32")
-    for zone, cols in zip(zones, panels):
+    zones = [(np.load(f), cols) for f, cols in panels]
+    out = np.empty((*zones[0][0].shape[:2], panels[-1][1][-1].last), "float32")
+    for zone, cols in zones:
         place, rise = out[:, :, cols[0].first:cols[-1].last], cols[0].rise
         place[:, :, :rise] = place[:, :, :rise] + zone[:, :, :rise] if rise else 0
         place[:, :, rise:] = zone[:, :, rise:]
@@ -223,22 +222,26 @@ def _finish_sum(output: Output, sums: np.ndarray) -> np.ndarray: # (bands, h, w)
 
 # %% ../nbs/50b_maps.ipynb #37e7a50f
 def _across(
-    files: Sequence[BinaryIO],         # Parts of one row of blocks, open at the same row of tiles
-    panels: Sequence[Sequence[Span]],  # Their columns of tiles
-    rows: tuple[int, int],             # First row of the raster, and the one behind the last
-    outputs: Sequence[Output],         # All that the parts hold
-    n: int,                            # The one wanted
+    job: Mapping,                     # What was done
+    n: int,                           # Output wanted
+    row: Span,                        # Row of tiles
+    panels: Sequence[tuple[BinaryIO, Sequence[Span]]], # Parts of one row of blocks, open at `row`, and their columns of tiles
+    carries: dict[int, np.ndarray],   # By panel, what the row above leaves in the zone at its left; empty in the first row of a block
 ) -> Iterator[tuple[Window, np.ndarray]]:
     "One row of tiles, from panel to panel"
-    seam = None
-    for f, cols in zip(files, panels):
+    top, end = row.rise * (not carries), row.last - row.first - row.fall
+    high, beside = (row.first + top, row.last - row.fall - row.first - top), None
+    for i, (f, cols) in enumerate(panels):
         west, east = cols[0].first + cols[0].rise, cols[-1].last - cols[-1].fall
-        if seam is not None:
-            yield Window(cols[0].first, rows[0], cols[0].rise, rows[1] - rows[0]), _finish_sum(outputs[n], seam + np.load(f))
-        seam = np.load(f) if cols[-1].fall else None
-        for i in range(len(outputs)):
-            if i != n: _skip(f)
-            else: yield Window(west, rows[0], east - west, rows[1] - rows[0]), np.load(f)
+        if beside is not None:
+            zone = beside + np.load(f)
+            if i in carries: zone[:, :row.rise] = carries[i] + zone[:, :row.rise]
+            yield Window(cols[0].first, high[0], cols[0].rise, high[1]), _finish_sum(job.outputs[n], zone[:, top:end])
+        carries[i] = zone[:, end:] if i else np.empty(0)
+        beside = np.load(f) if cols[-1].fall else None
+        for k in range(len(job.outputs)):
+            if k != n: _skip(f)
+            else: yield Window(west, high[0], east - west, high[1]), np.load(f)
 
 
 def _pieces(
@@ -250,15 +253,14 @@ def _pieces(
     width, above = job.scene.grid.width, None
     for (r0, r1), group in groupby(zip(job.blocks, parts), key=lambda b: b[0][:2]):
         group = list(group)
-        rows, panels = job.rows[r0:r1], [job.cols[b[2]:b[3]] for b, _ in group]
+        rows, carries = job.rows[r0:r1], {}
         with ExitStack() as stack:
-            files = [stack.enter_context(open(path, "rb")) for _, path in group]
+            panels = [(stack.enter_context(open(path, "rb")), job.cols[b[2]:b[3]]) for b, path in group]
             if above is not None:
-                sums = above + _side_by_side(files, panels)
+                sums = above + _side_by_side(panels)
                 yield Window(0, rows[0].first, width, rows[0].rise), _finish_sum(job.outputs[n], sums)
-            for i, row in enumerate(rows):
-                yield from _across(files, panels, (row.first + row.rise * (i == 0), row.last - row.fall), job.outputs, n)
-            above = _side_by_side(files, panels) if rows[-1].fall else None
+            for row in rows: yield from _across(job, n, row, panels, carries)
+            above = _side_by_side(panels) if rows[-1].fall else None
 
 # %% ../nbs/50b_maps.ipynb #a3691ea1
 def map_scene(
