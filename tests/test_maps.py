@@ -1,5 +1,7 @@
 "The map engine: no seam, no made-up pixel, the same bits however the work is cut, stopped or shared out"
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,16 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import uniform_filter
 
 from planetlab.bodies import body, local_crs
-from planetlab.core import BadInput, CannotWrite, Corrupt, ModelMismatch, PlanetlabError, digest
+from planetlab.core import BadInput, CannotWrite, ModelMismatch, PlanetlabError, digest
 from planetlab.grid import Grid
 from planetlab.maps import Mapping, _map_block, _put_together, map_scene
-from planetlab.outputs import class_map, confidence, probabilities, values
+from planetlab.models.autoencoder import Autoencoder, Design
+from planetlab.outputs import class_map, probabilities, values
+from planetlab.predict import reconstruction_predictor
 from planetlab.predictor import Predictor
 from planetlab.scene import open_scene, read_tile, scene_of
 from planetlab.seams import MapPlan, gaussian, hann, jump_ratio, tile_spans
@@ -246,3 +251,79 @@ def test_another_model_or_plan_is_refused(tmp_path):
     for predict, plan in ((box(5), MapPlan(64, 4, 8)), (box(4), MapPlan(64, 4, 9))):
         with pytest.raises(ModelMismatch, match="made another way"): list(map_scene(scene, tmp_path, predict, plan=plan))
     assert list(map_scene(scene, tmp_path, box(4), plan=MapPlan(64, 4, 8))) == []
+
+
+# on other machines, with little room, on real rasters
+
+class Slow(Box):
+    def __call__(self, x):
+        time.sleep(0.05)
+        return super().__call__(x)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dask_with_a_killed_worker_has_the_same_bits(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    img = np.random.default_rng(8).random((1, 400, 150), dtype="float32")
+    with rasterio.open(tmp_path / "s.tif", "w", driver="GTiff", height=400, width=150, count=1, dtype="float32") as dst: dst.write(img)
+    scene, plan = open_scene(tmp_path / "s.tif"), MapPlan(48, 4, 8, block_px=3000)
+    predict = Predictor(Slow(4), 1, ("wide", "narrow"), radius=4, about={"box": 4})
+    list(map_scene(scene, tmp_path / "here", predict, plan=plan))
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50) as cluster, \
+         distributed.Client(cluster) as client:
+        pids = list(client.run(os.getpid).values())
+        for i, _ in enumerate(map_scene(scene, tmp_path / "there", predict, plan=plan, client=client)):
+            if i == 1: os.kill(pids[0], signal.SIGKILL)
+    assert bits(tmp_path / "here") == bits(tmp_path / "there")
+
+
+def test_a_full_disk_keeps_what_is_finished(tmp_path):
+    img = np.random.default_rng(9).integers(1, 255, (300, 300), dtype="uint8")
+    with rasterio.open(tmp_path / "s.tif", "w", driver="GTiff", height=300, width=300, count=1, dtype="uint8") as dst: dst.write(img, 1)
+    job = JOB.format(tests=str(Path(__file__).parent), scene=str(tmp_path / "s.tif"))
+    limit = "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
+    full = subprocess.run([sys.executable, "-c", limit + job, str(tmp_path / "m")], capture_output=True, text=True)
+    assert full.returncode and "CannotWrite" in full.stderr
+    kept = list((tmp_path / "m" / ".blocks").glob("[!.]*.npy"))
+    assert kept and not (tmp_path / "m" / "map.json").exists() and not list((tmp_path / "m").glob("*.tif*"))
+    subprocess.run([sys.executable, "-c", job, str(tmp_path / "m")], check=True)
+    list(map_scene(open_scene(tmp_path / "s.tif"), tmp_path / "once", box(4), plan=MapPlan(48, 4, 8, block_px=3000)))
+    assert bits(tmp_path / "m") == bits(tmp_path / "once")
+
+
+DATA = next((p / "shared" / "data" for p in Path(__file__).resolve().parents if (p / "shared" / "data").is_dir()), Path("no real data"))
+REAL = [DATA / "planetary_rasters" / f for f in ("AS15-M-0295_SML_geo.tif", "Lunar_LRO_LOLA_Shade_MAP2_90.0N20.0_LAMB.tif",
+        "Mars_MGS_MOLA_ClrShade_MAP2_0.0N0.0_MERC.tif", "mars_topo_sh110_west_eqc.tif", "mars_topo_sh110_west_longlat.tif")]
+REAL += [DATA / "aef_wisconsin" / f for f in ("aef64_exact_10m_float32.tif", "aef64_exact_1m_int8.tif")]
+
+
+def same(x): return x
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda p: p.stem)
+def test_real_rasters_come_back_in_their_place(tmp_path, path):
+    "Through the engine and back: values, CRS, transform and nodata, read by gdalinfo where it is there"
+    if not path.exists(): pytest.skip(f"{path.name} is not here")
+    scene = open_scene(path, body=body("Earth") if "aef" in path.name else None)
+    names = tuple(f"band {i + 1}" for i in range(scene.bands))
+    plan = MapPlan(256, 8, 16)
+    want, got = read_tile(scene), mapped(scene, tmp_path, Predictor(same, scene.bands, names), plan, (values(names),))
+    assert np.array_equal(got.valid, want.valid) and np.abs(got.pixels - want.pixels)[:, want.valid].max() <= 1e-4 * np.abs(want.pixels).max()
+    made = open_scene(tmp_path / "values.tif", body=scene.body)
+    assert made.grid == scene.grid and np.isnan(made.nodata)
+    if not shutil.which("gdalinfo"): pytest.skip("gdalinfo is not on PATH")
+    info, was = (json.loads(subprocess.run(["gdalinfo", "-json", p], capture_output=True, text=True, check=True).stdout) for p in (tmp_path / "values.tif", path))
+    assert info["size"] == was["size"] and info["metadata"]["IMAGE_STRUCTURE"]["LAYOUT"] == "COG"
+    if "geoTransform" in was: assert np.allclose(info["geoTransform"], was["geoTransform"], rtol=1e-12)
+    if "coordinateSystem" in was: assert rasterio.crs.CRS.from_wkt(info["coordinateSystem"]["wkt"]) == rasterio.crs.CRS.from_wkt(was["coordinateSystem"]["wkt"])
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.integers(1, 64), st.integers(1, 64), st.integers(0, 5), st.integers(0, 6))
+def test_reconstruction_covers_every_pixel(tmp_path_factory, h, w, margin, ramp):
+    "systems.md 1.7 item 11: all sizes from 1 to twice the tile, any overlap"
+    torch.manual_seed(0)
+    predict = reconstruction_predictor(Autoencoder(Design(size=32, channels=1, latent=4, widths=(4, 8))))
+    img = np.random.default_rng(h * 64 + w).random((1, h, w), dtype="float32")
+    got = mapped(scene_of(img), tmp_path_factory.mktemp("r"), predict, MapPlan(32, margin, ramp), (values(predict.classes),))
+    assert got.valid.all() and np.isfinite(got.pixels).all() and got.pixels.shape == img.shape
