@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'COLORS', 'HALO_PX', 'MARE', 'HIGHLAND', 'sun_depth', 'lunar_lambert', 'swaths', 'Moonscape', 'moon_window',
-           'moon_scene']
+           'moon_scene', 'write_moon']
 
 # %% ../../nbs/08b_worlds.moon.ipynb #0f50c9bd
-import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import rasterio
 from scipy import ndimage
 from rasterio.windows import Window
@@ -93,7 +95,7 @@ def _expose(
     rng: np.random.Generator, # Source of the noise
 ) -> np.ndarray: # (H, W) uint8, at least 1
     "Light to grey levels"
-    seen = ndimage.gaussian_filter(light, region.blur_px, radius=2)[2:-2, 2:-2] * (np.float32(100) * gain)
+    seen = ndimage.gaussian_filter(light, region.blur_px, radius=2)[2:-2, 2:-2] * (np.float32(115) * gain)
     seen += np.float32(4) + np.float32(region.noise) * rng.standard_normal(seen.shape, dtype="float32")
     return np.rint(seen).clip(1, 255).astype("uint8")
 
@@ -120,13 +122,13 @@ def _cell(
     depth, z = sun_depth(ground.z_m, region.res_m, *sun), ground.z_m
     depth, bright = (v[top - 2:top + CELL + 2, left - 2:left + CELL + 2] for v in (depth, ground.bright))
     z = z[top - 3:top + CELL + 3, left - 3:left + CELL + 3] * np.float32(0.5 / region.res_m)
-    lit = (0.5 - depth * np.float32(np.tan(np.radians(sun[1])) / region.res_m)).clip(0, 1)
+    lit = (1 - depth * np.float32(np.tan(np.radians(sun[1])) / region.res_m)).clip(0, 1)
     light = lunar_lambert(z[1:-1, 2:] - z[1:-1, :-2], z[2:, 1:-1] - z[:-2, 1:-1], *sun) * lit * bright
     here = slice(top, top + CELL), slice(left, left + CELL)
     valid, gain = swaths(region, rows[here[0]], cols[here[1]])
     seen = _expose(light, gain, region, rng=np.random.default_rng((region.seed, 4, i, j)))
     labels = np.where(ground.crater[here], np.int8(3), np.int8(0))
-    labels[depth[2:-2, 2:-2] > 0] = 2
+    labels[lit[2:-2, 2:-2] < 0.5] = 2
     labels[ground.rock[here] > 0] = 1
     labels[~valid] = -1
     return seen * valid, labels, ground.rock[here] * valid
@@ -189,3 +191,48 @@ def moon_scene(
 ) -> Moonscape:
     "A whole procedural image in memory"
     return moon_window(replace(region, height=shape[0], width=shape[1], seed=int(rng.integers(2**40))))
+
+# %% ../../nbs/08b_worlds.moon.ipynb #e73570ae
+def _profile(
+    region: Region, # What is written
+    nodata: int,    # Marks missing pixels
+) -> dict: # For `rasterio.open`
+    "How both rasters are stored"
+    grid = region.grid
+    return dict(driver="GTiff", height=grid.height, width=grid.width, count=1, dtype="uint8", crs=grid.crs, transform=grid.transform,
+                nodata=nodata, tiled=True, blockxsize=256, blockysize=256, compress="deflate", zlevel=1, bigtiff="if_safer")
+
+
+def _cell_windows(
+    region: Region, # To be covered
+) -> Iterator[Window]: # Row by row
+    "The parts of a region's cells that lie in it"
+    for top in range(0, region.height, CELL):
+        for left in range(0, region.width, CELL):
+            yield Window(left, top, min(CELL, region.width - left), min(CELL, region.height - top))
+
+
+def write_moon(
+    folder: str | Path, # Made if missing
+    region: Region,     # The world, and how much of it
+) -> Path: # The folder
+    "Write a region of any size with its truth, in little memory"
+    folder, count = Path(folder), np.zeros(256, int)
+    names = "moon.tif", "labels.tif", "rocks.parquet", "craters.parquet"
+    first = moon_window(region, Window(0, 0, 1, 1))
+    schemas = [pa.Schema.from_pandas(t, preserve_index=False) for t in (first.rocks, first.craters)]
+    with ExitStack() as stack, rasterio.Env(GDAL_CACHEMAX=32):
+        paths = [stack.enter_context(atomic(folder / name)) for name in names]
+        rasters = [stack.enter_context(rasterio.open(p, "w", **_profile(region, nodata))) for p, nodata in zip(paths, (0, 255))]
+        tables = [stack.enter_context(pq.ParquetWriter(p, schema)) for p, schema in zip(paths[2:], schemas)]
+        for dst in rasters: dst.update_tags(BODY="Moon", SOURCE="procedural, planetlab")
+        rasters[1].write_colormap(1, {k: tuple(bytes.fromhex(COLORS[name][1:])) for k, name in enumerate(CLASSES)})
+        for window in _cell_windows(region):
+            seen = moon_window(region, window)
+            for dst, data in zip(rasters, (seen.pixels, seen.labels.view("uint8"))): dst.write(data, 1, window=window)
+            for dst, table, schema in zip(tables, (seen.rocks, seen.craters), schemas):
+                dst.write_table(pa.Table.from_pandas(table, schema, preserve_index=False))
+            count += np.bincount(seen.labels.view("uint8").ravel(), minlength=256)
+    write_json(folder / "truth.json", {"region": asdict(region), "classes": CLASSES, "no_data": 255,
+                                       "pixels": {name: int(n) for name, n in zip((*CLASSES, "no_data"), (*count[:4], count[255]))}})
+    return folder

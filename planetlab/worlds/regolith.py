@@ -119,12 +119,12 @@ AGES, REACH = 24, 2.0 # Stages of wear; where ejecta end, in radii
 
 
 @lru_cache(maxsize=1)
-def crater_profiles() -> np.ndarray: # (AGES, 4096) float32 height in radii; distance runs from 0 to REACH radii
+def crater_profiles() -> np.ndarray: # (AGES, 4096) float32 height in radii; the square of the distance runs from 0 to REACH²
     "Craters from crisp to nearly gone"
     scale, half = 40, 160 # Pixels per radius, and to the side
     rho = np.hypot(*np.mgrid[-half:half + 1, -half:half + 1]) / scale
     fresh = np.where(rho < 1, -0.24 + 0.30 * rho**2, 0.06 / np.maximum(rho, 1) ** 3)
-    at, out = np.linspace(0, REACH, 4096) * scale, []
+    at, out = np.sqrt(np.linspace(0, REACH**2, 4096)) * scale, []
     for age in np.linspace(0, 1, AGES):
         worn = ndimage.gaussian_filter(fresh, scale * (0.05 + 0.85 * np.sqrt(age)))
         line = ndimage.map_coordinates(worn[half], [half + at], order=3)
@@ -179,7 +179,7 @@ def _strewn(
     radius = craters.diameter_px / 2
     power = np.where((radius > 8) & (craters.age < YOUNG), region.field_density * (1 - craters.age / YOUNG) ** 2, 0)
     of = np.repeat(np.arange(len(radius)), rng.poisson(power * 7 * radius**2))
-    rho = 0.55 + rng.gamma(2.5, 0.28, len(of)).clip(0, 2.6)
+    rho = 0.5 + rng.gamma(1.6, 0.55, len(of)).clip(0, 2.6)
     azimuth, away = rng.uniform(0, 2 * np.pi, len(of)), rho * radius[of]
     return craters.row[of] + away * np.cos(azimuth), craters.col[of] + away * np.sin(azimuth)
 
@@ -245,16 +245,17 @@ def _dig(
     "Add craters to the ground"
     radius, table = (craters.diameter_px / 2).astype("float32"), crater_profiles()
     cos, sin, oval = np.cos(craters.turn), np.sin(craters.turn), (1 + craters.oval) ** 2
-    a, b, c = ((v / radius**2).astype("float32")[:, None, None]
+    last, one = 4095, 4095 / REACH**2 # In the table: its end, and one radius
+    a, b, c = ((one * v / radius**2).astype("float32")[:, None, None]
                for v in (cos**2 * oval + sin**2 / oval, 2 * cos * sin * (oval - 1 / oval), sin**2 * oval + cos**2 / oval))
     seen, fresh = (craters.diameter_px >= SEEN[0]) & (craters.age < SEEN[1]), 1 - craters.age / YOUNG
     age = np.rint(craters.age * (AGES - 1)).astype(int)[:, None, None]
     for k, dy, dx, at in _boxes(craters.row, craters.col, REACH * radius * 1.1, *shape):
-        rho = np.sqrt(a[k] * dx * dx + b[k] * dx * dy + c[k] * dy * dy)
-        np.add.at(z, at.ravel(), (table[age[k], np.minimum(rho * np.float32(4095 / REACH), 4095).astype("int32")] * radius[k, None, None]).ravel())
-        if seen[k].any(): crater[at[seen[k]][rho[seen[k]] < 1]] = True
+        q = a[k] * dx * dx + dy * (b[k] * dx + c[k] * dy)
+        np.add.at(z, at.ravel(), (table[age[k], np.minimum(q, last).astype("int32")] * radius[k, None, None]).ravel())
+        if seen[k].any(): crater[at[seen[k]][q[seen[k]] < one]] = True
         if len(k) == 1 and fresh[k] > 0:
-            rays = 1 + 0.4 * np.sin(np.arctan2(dy, dx) * np.rint(5 + 6 * craters.oval[k] / 0.09) + 40 * craters.turn[k]).astype("float32")
+            rho, rays = np.sqrt(q / np.float32(one)), 1 + 0.4 * np.sin(np.arctan2(dy, dx) * np.rint(5 + 6 * craters.oval[k] / 0.09) + 40 * craters.turn[k]).astype("float32")
             np.add.at(bright, at, (0.5 * fresh[k] * rays * (1 - rho / REACH).clip(0) ** 1.5 * np.minimum(1, 0.45 + 0.55 * rho)).astype("float32"))
 
 
