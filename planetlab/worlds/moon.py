@@ -67,7 +67,8 @@ def lunar_lambert(
     share = 1 - 0.019 * incidence_deg + 0.242e-3 * incidence_deg**2 - 1.46e-6 * incidence_deg**3
     def law(mu0, mu): return 2 * np.float32(share) * mu0 / (mu0 + mu) + np.float32(1 - share) * mu0
     mu = 1 / np.sqrt(1 + east * east + south * south)
-    facing = np.float32(np.cos(i)) - np.float32(np.sin(i) * np.sin(azimuth)) * east + np.float32(np.sin(i) * np.cos(azimuth)) * south
+    up, right, down = (np.float32(v) for v in (np.cos(i), np.sin(i) * np.sin(azimuth), -np.sin(i) * np.cos(azimuth)))
+    facing = up - right * east - down * south
     return law((facing * mu).clip(0), mu) / np.float32(law(np.cos(i), 1.0))
 
 # %% ../../nbs/08b_worlds.moon.ipynb #04ab546f
@@ -82,8 +83,9 @@ def swaths(
     across = (cols[None] + slant * rows[:, None]).astype("float32")
     strip = (across // region.swath_px).astype(int)
     rng = np.random.default_rng((region.seed, 3))
-    gap, gain, phase = rng.uniform(-0.02, 0.03, 4096), 1 + region.drift * rng.standard_normal(4096).clip(-2, 2), rng.uniform(0, 6, 4096)
-    valid = (across >= slant * region.height) & (across < region.width) & (across - strip * region.swath_px >= region.swath_px * gap[strip])
+    gap, phase = rng.uniform(-0.02, 0.03, 4096), rng.uniform(0, 6, 4096)
+    gain = 1 + region.drift * rng.standard_normal(4096).clip(-2, 2)
+    valid = (across >= slant * region.height) & (across < region.width) & (across / region.swath_px - strip >= gap[strip])
     return valid, (gain[strip] * (1 + 0.3 * region.drift * np.sin(rows[:, None] / 1500 + phase[strip]))).astype("float32")
 
 
@@ -157,13 +159,13 @@ def _tables(
         inside = (r >= rows[0]) & (r <= rows[-1]) & (c >= cols[0]) & (c <= cols[-1])
         kind = type(kind)(*(v[inside] for v in kind))
         lon, lat = to_lonlat(*region.grid.xy(kind.row, kind.col), region.grid.crs, MOON)
-        table = pd.DataFrame({"row": kind.row, "col": kind.col, "lon": lon, "lat": lat, "diameter_m": kind.diameter_px * region.res_m})
-        if isinstance(kind, Craters): table = table.assign(age=kind.age, is_seen=(kind.diameter_px >= SEEN[0]) & (kind.age < SEEN[1]))
-        else: table = table.assign(height_m=kind.height_px * region.res_m, number=kind.number)
-        tables.append(table)
+        if isinstance(kind, Craters): more = {"age": kind.age, "is_seen": (kind.diameter_px >= SEEN[0]) & (kind.age < SEEN[1])}
+        else: more = {"height_m": kind.height_px * region.res_m, "number": kind.number}
+        tables.append(pd.DataFrame({"row": kind.row, "col": kind.col, "lon": lon, "lat": lat,
+                                    "diameter_m": kind.diameter_px * region.res_m, **more}))
     return tuple(tables)
 
-
+# %% ../../nbs/08b_worlds.moon.ipynb #39bc76df
 def moon_window(
     region: Region,                 # The world
     window: Window | None = None,   # Inside the region; all of it if None
@@ -172,7 +174,8 @@ def moon_window(
     window = Window(0, 0, region.width, region.height) if window is None else window
     top, left, h, w = (int(v) for v in (window.row_off, window.col_off, window.height, window.width))
     if min(top, left) < 0 or min(h, w) < 1 or top + h > region.height or left + w > region.width:
-        raise BadInput(f"window of {h} x {w} px at row {top}, column {left} does not lie in a region of {region.height} x {region.width} px")
+        raise BadInput(f"window of {h} x {w} px at row {top}, column {left} does not lie in a region of "
+                       f"{region.height} x {region.width} px; cut it with `windows.inside`")
     out = [np.empty((h, w), dtype) for dtype in ("uint8", "int8", "int32")]
     for i in range(top // CELL, -(-(top + h) // CELL)):
         for j in range(left // CELL, -(-(left + w) // CELL)):
@@ -199,8 +202,8 @@ def _profile(
 ) -> dict: # For `rasterio.open`
     "How both rasters are stored"
     grid = region.grid
-    return dict(driver="GTiff", height=grid.height, width=grid.width, count=1, dtype="uint8", crs=grid.crs, transform=grid.transform,
-                nodata=nodata, tiled=True, blockxsize=256, blockysize=256, compress="deflate", zlevel=1, bigtiff="if_safer")
+    return dict(driver="GTiff", height=grid.height, width=grid.width, count=1, dtype="uint8", nodata=nodata, crs=grid.crs,
+                transform=grid.transform, tiled=True, blockxsize=256, blockysize=256, compress="deflate", zlevel=1, bigtiff="if_safer")
 
 
 def _cell_windows(
@@ -233,6 +236,6 @@ def write_moon(
             for dst, table, schema in zip(tables, (seen.rocks, seen.craters), schemas):
                 dst.write_table(pa.Table.from_pandas(table, schema, preserve_index=False))
             count += np.bincount(seen.labels.view("uint8").ravel(), minlength=256)
-    write_json(folder / "truth.json", {"region": asdict(region), "classes": CLASSES, "no_data": 255,
-                                       "pixels": {name: int(n) for name, n in zip((*CLASSES, "no_data"), (*count[:4], count[255]))}})
+    pixels = {name: int(n) for name, n in zip((*CLASSES, "no_data"), (*count[:4], count[255]))}
+    write_json(folder / "truth.json", {"region": asdict(region), "classes": CLASSES, "no_data": 255, "pixels": pixels})
     return folder

@@ -45,7 +45,10 @@ class Region:
     def __post_init__(self):
         if min(self.height, self.width) < 1: raise BadInput(f"a region of {self.height} x {self.width} px; give at least 1 x 1")
         if not 0.1 <= self.res_m <= 10: raise BadInput(f"res_m {self.res_m}; this ground looks right from 0.1 to 10 m/px")
-        if not 5 <= self.incidence_deg <= 80: raise BadInput(f"incidence {self.incidence_deg} degrees; use 5 (noon) to 80 (long shadows)")
+        if not 5 <= self.incidence_deg <= 80: raise BadInput(f"incidence {self.incidence_deg}°; use 5 (noon) to 80 (long shadows)")
+        crowd = self.crater_density, self.rock_density, self.field_density
+        if any(not 0 <= v <= most for v, most in zip(crowd, (0.2, 0.01, 0.1))):
+            raise BadInput(f"densities {crowd} of craters, lone and crowded rocks; each from 0 to 0.2, 0.01 and 0.1")
         if self.rock_slope <= 0: raise BadInput(f"rock_slope {self.rock_slope}; a power law of sizes needs an exponent above 0")
 
     @cached_property
@@ -121,7 +124,7 @@ AGES, REACH = 24, 2.0 # Stages of wear; where ejecta end, in radii
 @lru_cache(maxsize=1)
 def crater_profiles() -> np.ndarray: # (AGES, 4096) float32 height in radii; the square of the distance runs from 0 to REACH²
     "Craters from crisp to nearly gone"
-    scale, half = 40, 160 # Pixels per radius, and to the side
+    scale, half = 40, 160 # px per radius, and to the side
     rho = np.hypot(*np.mgrid[-half:half + 1, -half:half + 1]) / scale
     fresh = np.where(rho < 1, -0.24 + 0.30 * rho**2, 0.06 / np.maximum(rho, 1) ** 3)
     at, out = np.sqrt(np.linspace(0, REACH**2, 4096)) * scale, []
@@ -194,7 +197,8 @@ def cell_objects(
     rng = np.random.default_rng((region.seed, 2, i + 2**20, j + 2**20))
     def corner(n): return CELL * (np.array([[i], [j]]) + rng.random((2, n)))
     n = rng.poisson(region.crater_density * CELL**2 * (CRATER_PX[0] ** -2 - CRATER_PX[1] ** -2))
-    craters = Craters(*corner(n), _sizes(n, CRATER_PX, 2, rng=rng), rng.random(n), rng.uniform(0, np.pi, n), rng.uniform(0, 0.09, n))
+    sizes = _sizes(n, CRATER_PX, 2, rng=rng)
+    craters = Craters(*corner(n), sizes, rng.random(n), rng.uniform(0, np.pi, n), rng.uniform(0, 0.09, n))
     row, col = np.concatenate([corner(rng.poisson(region.rock_density * CELL**2)), _strewn(region, craters, rng=rng)], 1)
     n, across = len(row), region.width // CELL + 3
     size = _sizes(n, ROCK_PX, region.rock_slope, rng=rng)
@@ -216,9 +220,7 @@ def _boxes(
         of = near[side == m]
         for k in np.array_split(of, -(-len(of) * (2 * m + 1) ** 2 // 2**17)) if m < 40 else of[:, None]:
             r, c = np.rint(row[k]).astype(int), np.rint(col[k]).astype(int)
-            step = np.arange(-m, m + 1)
-            down, across = (step, step) if m < 40 else (np.arange(max(-m, -r[0]), min(m + 1, h - r[0])), np.arange(max(-m, -c[0]), min(m + 1, w - c[0])))
-            y, x = r[:, None] + down, c[:, None] + across
+            y, x = (at[:, None] + np.arange(max(-m, -at.max()), min(m + 1, end - at.min())) for at, end in ((r, h), (c, w)))
             inside = ((y >= 0) & (y < h))[:, :, None] & ((x >= 0) & (x < w))[:, None]
             dy, dx = ((at - centre[k, None]).astype("float32") for at, centre in ((y, row), (x, col)))
             yield k, dy[:, :, None], dx[:, None], np.where(inside, (y * w)[:, :, None] + x[:, None], h * w)
@@ -255,8 +257,10 @@ def _dig(
         np.add.at(z, at.ravel(), (table[age[k], np.minimum(q, last).astype("int32")] * radius[k, None, None]).ravel())
         if seen[k].any(): crater[at[seen[k]][q[seen[k]] < one]] = True
         if len(k) == 1 and fresh[k] > 0:
-            rho, rays = np.sqrt(q / np.float32(one)), 1 + 0.4 * np.sin(np.arctan2(dy, dx) * np.rint(5 + 6 * craters.oval[k] / 0.09) + 40 * craters.turn[k]).astype("float32")
-            np.add.at(bright, at, (0.5 * fresh[k] * rays * (1 - rho / REACH).clip(0) ** 1.5 * np.minimum(1, 0.45 + 0.55 * rho)).astype("float32"))
+            rho = np.sqrt(q / np.float32(one))
+            rays = 1 + 0.4 * np.sin(np.arctan2(dy, dx) * np.rint(5 + 60 * craters.oval[k]) + 40 * craters.turn[k])
+            glow = 0.5 * fresh[k] * rays * (1 - rho / REACH).clip(0) ** 1.5 * np.minimum(1, 0.45 + 0.55 * rho)
+            np.add.at(bright, at, glow.astype("float32"))
 
 
 def _drop(
@@ -269,11 +273,12 @@ def _drop(
     radius, sides = (rocks.diameter_px / 2).astype("float32"), 7
     angle = (np.arange(sides) + 0.6 * rocks.shape[:, :sides] + 7 * rocks.shape[:, -1:]) * (2 * np.pi / sides)
     off = 0.965 * (0.8 + 0.4 * rocks.shape[:, sides:2 * sides])
-    east, south, off, steep = (v.astype("float32") for v in (np.cos(angle), np.sin(angle), off, 1 + 2.5 * rocks.shape[:, sides - 1::-1]))
+    steep = 1 + 2.5 * rocks.shape[:, sides - 1::-1]
+    east, south, off, steep = (v.astype("float32")[:, :, None, None] for v in (np.cos(angle), np.sin(angle), off, steep))
     for k, dy, dx, at in _boxes(rocks.row, rocks.col, 1.35 * radius, *shape):
         y, x = dy / radius[k, None, None], dx / radius[k, None, None]
         lid = 1 + 0.5 * (rocks.shape[k, 14, None, None] - 0.5).astype("float32") * (x + y)
-        facets = [(off[k, i, None, None] - east[k, i, None, None] * x - south[k, i, None, None] * y) * steep[k, i, None, None] for i in range(sides)]
+        facets = [(off[k, i] - east[k, i] * x - south[k, i] * y) * steep[k, i] for i in range(sides)]
         high = np.minimum(np.min(facets, 0), lid) * rocks.height_px[k, None, None].astype("float32")
         np.maximum.at(top, at.ravel(), high.ravel())
         won = (high > 0) & (top[at] == high)
@@ -301,7 +306,8 @@ def ground_at(
 ) -> Ground:
     "Draw one piece of ground"
     shape = len(rows), len(cols)
-    craters, rocks = (kind._replace(row=kind.row - rows[0], col=kind.col - cols[0]) for kind in objects_near(region, rows, cols))
+    near = objects_near(region, rows, cols)
+    craters, rocks = (kind._replace(row=kind.row - rows[0], col=kind.col - cols[0]) for kind in near)
     z, top, bright = np.zeros((3, shape[0] * shape[1] + 1), "float32")
     crater, rock = np.zeros(z.shape, bool), np.zeros(z.shape, "int32")
     _dig(craters, z, crater, bright, shape)
