@@ -214,7 +214,7 @@ def _cell_windows(
         for left in range(0, region.width, CELL):
             yield Window(left, top, min(CELL, region.width - left), min(CELL, region.height - top))
 
-
+# %% ../../nbs/08b_worlds.moon.ipynb #d123309c
 def write_moon(
     folder: str | Path, # Made if missing
     region: Region,     # The world, and how much of it

@@ -113,8 +113,7 @@ def _relief(
     rms = np.tan(np.radians(region.rough_deg))
     z = 30 * rms * swell(region, 1, rows, cols, 700) * 4 + 30 * rms * swell(region, 2, rows, cols, 150)
     for square, share in zip(_squares(region.seed), (0.85, 0.5)):
-        side = len(square)
-        z += np.float32(share * rms) * square.take(rows % side, 0).take(cols % side, 1)
+        z += np.float32(share * rms) * square.take(rows % len(square), 0).take(cols % len(square), 1)
     return z
 
 # %% ../../nbs/07b_worlds.regolith.ipynb #da0de378
@@ -127,12 +126,10 @@ def crater_profiles() -> np.ndarray: # (AGES, 4096) float32 height in radii; the
     scale, half = 40, 160 # px per radius, and to the side
     rho = np.hypot(*np.mgrid[-half:half + 1, -half:half + 1]) / scale
     fresh = np.where(rho < 1, -0.24 + 0.30 * rho**2, 0.06 / np.maximum(rho, 1) ** 3)
-    at, out = np.sqrt(np.linspace(0, REACH**2, 4096)) * scale, []
-    for age in np.linspace(0, 1, AGES):
-        worn = ndimage.gaussian_filter(fresh, scale * (0.05 + 0.85 * np.sqrt(age)))
-        line = ndimage.map_coordinates(worn[half], [half + at], order=3)
-        out.append((line - line[-1]) * (1 - 0.35 * age))
-    return np.array(out, "float32")
+    at, ages = np.sqrt(np.linspace(0, REACH**2, 4096)) * scale, np.linspace(0, 1, AGES)
+    worn = [(1 - 0.35 * t) * ndimage.gaussian_filter(fresh, scale * (0.05 + 0.85 * np.sqrt(t)))[half] for t in ages]
+    lines = np.array([ndimage.map_coordinates(line, [half + at], order=3) for line in worn], "float32")
+    return lines - lines[:, -1:]
 
 # %% ../../nbs/07b_worlds.regolith.ipynb #18139c70
 CELL = 1024                              # Side of a cell, px
@@ -182,8 +179,7 @@ def _strewn(
     radius = craters.diameter_px / 2
     power = np.where((radius > 8) & (craters.age < YOUNG), region.field_density * (1 - craters.age / YOUNG) ** 2, 0)
     of = np.repeat(np.arange(len(radius)), rng.poisson(power * 7 * radius**2))
-    rho = 0.5 + rng.gamma(1.6, 0.55, len(of)).clip(0, 2.6)
-    azimuth, away = rng.uniform(0, 2 * np.pi, len(of)), rho * radius[of]
+    azimuth, away = rng.uniform(0, 2 * np.pi, len(of)), radius[of] * (0.5 + rng.gamma(1.6, 0.55, len(of)).clip(0, 2.6))
     return craters.row[of] + away * np.cos(azimuth), craters.col[of] + away * np.sin(azimuth)
 
 
@@ -262,7 +258,7 @@ def _dig(
             glow = 0.5 * fresh[k] * rays * (1 - rho / REACH).clip(0) ** 1.5 * np.minimum(1, 0.45 + 0.55 * rho)
             np.add.at(bright, at, glow.astype("float32"))
 
-
+# %% ../../nbs/07b_worlds.regolith.ipynb #e8e860fa
 def _drop(
     rocks: Rocks,           # Rows and columns from the corner of the piece
     top: np.ndarray,        # (h * w + 1,) float32 height over the ground, px; changed in place
@@ -272,8 +268,7 @@ def _drop(
     "Add rocks to the ground"
     radius, sides = (rocks.diameter_px / 2).astype("float32"), 7
     angle = (np.arange(sides) + 0.6 * rocks.shape[:, :sides] + 7 * rocks.shape[:, -1:]) * (2 * np.pi / sides)
-    off = 0.965 * (0.8 + 0.4 * rocks.shape[:, sides:2 * sides])
-    steep = 1 + 2.5 * rocks.shape[:, sides - 1::-1]
+    off, steep = 0.965 * (0.8 + 0.4 * rocks.shape[:, sides:2 * sides]), 1 + 2.5 * rocks.shape[:, sides - 1::-1]
     east, south, off, steep = (v.astype("float32")[:, :, None, None] for v in (np.cos(angle), np.sin(angle), off, steep))
     for k, dy, dx, at in _boxes(rocks.row, rocks.col, 1.35 * radius, *shape):
         y, x = dy / radius[k, None, None], dx / radius[k, None, None]
@@ -314,6 +309,5 @@ def ground_at(
     _drop(rocks, top, rock, shape)
     z, top, bright, crater, rock = (v[:-1].reshape(shape) for v in (z, top, bright, crater, rock))
     z += top + _relief(region, rows, cols)
-    bright += 1 + 0.12 * swell(region, 3, rows, cols, 400) + 0.10 * swell(region, 4, rows, cols, 90)
-    bright[rock > 0] += 0.22
+    bright += 1 + 0.12 * swell(region, 3, rows, cols, 400) + 0.1 * swell(region, 4, rows, cols, 90) + np.float32(0.22) * (rock > 0)
     return Ground(z * np.float32(region.res_m), rock, crater, bright)
