@@ -123,7 +123,7 @@ def _stride(model: nn.Module, stride: int | None) -> int: # As said, as the mode
         raise BadInput(f"{type(model).__name__} has layers that skip pixels, and no `stride`; say stride=32 for one that halves five times")
     return 1
 
-
+# %% ../nbs/24a_predict.ipynb #c8ea2292
 def torch_predictor(
     model: nn.Module,         # (B, C, h, w) -> (B, K, h, w) logits; it is copied, and computes where its parameters are
     classes: Sequence[str],   # K names
