@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .core import BadInput, ModelMismatch, digest
 from .predictor import Predictor, pad_to
 from .share import load_model
-from .stretch import Stretch, from_unit, to_unit
+from .stretch import Stretch, to_unit
 from .train import keep_memory
 
 # %% ../nbs/24a_predict.ipynb #7ad1a95a
@@ -36,7 +36,7 @@ def weights_hash(
     return sha.hexdigest()
 
 # %% ../nbs/24a_predict.ipynb #7a8ef88a
-_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 24} # In one forward
+_FULL = {"cpu": (1 << 16, 8), "cuda": (1 << 20, 64)} # Pixels and tiles in one forward, at most, if a tile is not larger
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Forward:
             raise BadInput(f"micro_batch {self.micro_batch}, threads {self.threads}; use 1 or more, or None")
 
     def tiles(self, h: int, w: int, device: str) -> int: # Tiles of `h` x `w` px in one forward
-        return self.micro_batch or max(_PIXELS.get(device, 1 << 18) // (h * w), 1)
+        pixels, most = _FULL.get(device, _FULL["cpu"])
+        return self.micro_batch or min(max(pixels // (h * w), 1), most)
 
 # %% ../nbs/24a_predict.ipynb #42c0d1f4
 _keep_memory_once = functools.cache(keep_memory)
@@ -122,7 +123,7 @@ def _stride(model: nn.Module, stride: int | None) -> int: # As said, as the mode
         raise BadInput(f"{type(model).__name__} has layers that skip pixels, and no `stride`; say stride=32 for one that halves five times")
     return 1
 
-
+# %% ../nbs/24a_predict.ipynb #c8ea2292
 def torch_predictor(
     model: nn.Module,         # (B, C, h, w) -> (B, K, h, w) logits; it is copied, and computes where its parameters are
     classes: Sequence[str],   # K names
@@ -195,7 +196,9 @@ class _Redraw(nn.Module):
             if max(h, w) > size: raise BadInput(f"tiles of {h} x {w} px; this model redraws chips of {size} px: use tile={size}")
             x = nn.functional.pad(x, (0, size - w, 0, size - h), mode="replicate")
         y = self.model.reconstruct(x)[..., :h, :w].float()
-        return from_unit(y, self.stretch) if self.stretch else y
+        if self.stretch is None: return y
+        low, high = (torch.tensor(v, device=y.device)[:, None, None] for v in (self.stretch.low, self.stretch.high))
+        return y * (high - low) + low
 
 
 def _is_fixed(model: nn.Module) -> bool: return model.design.bottleneck != "spatial" # One size of chip
