@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOCK', 'PlanetlabError', 'BadInput', 'MissingCRS', 'EmptyTile', 'ModelMismatch', 'Corrupt', 'CannotWrite',
-           'MissingExtra', 'need', 'resolve', 'cache_folder', 'find_input', 'atomic', 'write_json', 'read_json',
-           'file_digest', 'digest']
+           'MissingExtra', 'need', 'resolve', 'cache_folder', 'find_input', 'atomic', 'alone', 'write_json',
+           'read_json', 'file_digest', 'digest']
 
 # %% ../nbs/00_core.ipynb #2ef2934c
 import hashlib
@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+
+from filelock import FileLock
 
 # %% ../nbs/00_core.ipynb #dd066fb3
 class PlanetlabError(Exception):
@@ -125,6 +127,24 @@ def atomic(
         raise CannotWrite(f"cannot write {path}: {e}; choose another folder or make room") from e
     finally:
         if partial.parent.is_dir(): partial.unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #125b1c43
+@contextmanager
+def alone(
+    path: str | Path, # To be written; its folder is made if missing
+) -> Iterator[None]:
+    "One process at a time; a disk that cannot be written to is told as `CannotWrite`"
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try: lock.acquire()
+        except RuntimeError as e: raise CannotWrite(f"{path} is being written by an earlier loop here; finish or close that one") from e
+        try: yield
+        finally: lock.release()
+    except OSError as e:
+        if isinstance(e, PlanetlabError): raise
+        raise CannotWrite(f"cannot write {path}: {e}; make room, or choose another folder, and run the same again") from e
 
 # %% ../nbs/00_core.ipynb #97b582fe
 def write_json(

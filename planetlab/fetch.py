@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from .archives import iter_members, unpack
 from .core import LOCK, BadInput, Corrupt, cache_folder, digest, file_digest, find_input, read_json, resolve, write_json
-from .download import FetchFailed, RemoteFile, iter_download, iter_members, noted_hash, unpack
+from .download import FetchFailed, RemoteFile, iter_download, noted_hash
 
 # %% ../nbs/03_fetch.ipynb #ec0c7cef
 @dataclass(frozen=True)

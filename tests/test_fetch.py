@@ -23,9 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planetlab import cli, download
+from planetlab.archives import unpack
 from planetlab.core import LOCK, BadInput, CannotWrite, Corrupt, find_input, read_json, write_json
 from planetlab.datasets import read_dataset, write_toy_msl
-from planetlab.download import FetchFailed, RemoteFile, iter_download, noted_hash, unpack
+from planetlab.download import FetchFailed, RemoteFile, iter_download, noted_hash
 from planetlab.fetch import SOURCES, cache_folder, datasheet, fetch
 
 BODY = bytes(range(251)) * 1600
