@@ -8,7 +8,7 @@ __all__ = ['MSL_CLASSES', 'read_images', 'parse_msl', 'read_msl', 'write_toy_msl
 
 # %% ../nbs/18_datasets.ipynb #45052c09
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np

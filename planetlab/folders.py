@@ -128,15 +128,15 @@ def read_rows(
     if not {*columns} <= {*rows}: raise Corrupt(f"{path} has columns {list(rows)}; wanted {list(columns)}")
     return rows
 
-
+# %% ../nbs/17b_folders.ipynb #eca6501a
 def _labels(t: pd.DataFrame) -> pd.DataFrame: # With `name` and, if they are numbers, `label`
     "Labels in numbers or in words, and whether they agree"
     if "label" not in t: return t
     number = pd.to_numeric(t.label, errors="coerce")
     if (number.isna() & t.label.notna()).any(): # words
         return t.assign(name=t.label).drop(columns="label") if "name" not in t else t.drop(columns="label")
-    t = t.assign(label=number.fillna(-1).astype(int), name=t.name if "name" in t else number.map("class {:.0f}".format, na_action="ignore"))
-    t.loc[t.label < 0, "name"] = ""
+    t = t.assign(label=number.fillna(-1).astype(int), name=t.name if "name" in t else [f"class {n:.0f}" for n in number])
+    t["name"] = t.name.astype(object).where(t.label >= 0, "")
     twice = t[t.label >= 0].groupby("label").name.nunique() > 1
     if twice.any(): raise BadInput(f"label {twice.idxmax()} is called {' and '.join(sorted(set(t.name[t.label == twice.idxmax()]))[:2])}; one number, one name")
     return t
