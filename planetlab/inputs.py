@@ -8,20 +8,20 @@ __all__ = ['NUISANCES', 'products', 'read_catalog', 'metadata', 'cut_tiles', 'cu
 
 # %% ../nbs/19_inputs.ipynb #8abad5b1
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import rasterio
 
-from .catalog import check_split, find_twins, ground_groups
+from .catalog import check_split, ground_groups
 from .core import BadInput, EmptyTile, file_digest
 from .mosaic import facing_slope, measure_shift
 from .radar import magellan_incidence
-from .scene import Tile, open_scene, read_tile, reading
+from .scene import open_scene, read_tile, reading
 from .structures import crop_path, crop_tile, read_crop, read_crops, read_labels, read_structures, structure_tile
 from .surveys import parse_name
+from .twins import feature_twins, thumbnails
 
 # %% ../nbs/19_inputs.ipynb #f8d5e903
 def products(
@@ -114,18 +114,10 @@ def _form(
     return "images" if "image" in table else "windows" if "crop" in table else "mosaics"
 
 # %% ../nbs/19_inputs.ipynb #0ae1f545
-class _Images(Sequence):
-    "Images that are read when they are looked at, the last one kept"
-    def __init__(self, paths: list[Path], part: str): # Part of a `Tile`
-        self.paths, self.part = paths, part
-
-    def __len__(self): return len(self.paths)
-
-    def __getitem__(self, i): return getattr(_image(self.paths[i]), self.part).squeeze()
-
-
-@lru_cache(maxsize=2)
-def _image(path: Path) -> Tile: return read_tile(open_scene(path, nodata=0))
+def _thumbnail(path: Path) -> np.ndarray: # (256,) float32
+    "An image as `feature_twins` compares it, 0 where it is a hole"
+    tile = read_tile(open_scene(path, nodata=0))
+    return thumbnails(tile.pixels[None, :1], valid=tile.valid[None])[0]
 
 
 def _check_twins(
@@ -134,8 +126,7 @@ def _check_twins(
 ) -> None:
     "Raise `BadInput` if a test image is a known one in another guise"
     paths = known + test
-    pairs = find_twins(_Images(paths, "pixels"), _Images(paths, "valid"))
-    _image.cache_clear()
+    pairs = feature_twins([_thumbnail(p) for p in paths], 0.95, holes=True)
     across = [(a, b) for a, b in pairs if a < len(known) <= b]
     if across:
         a, b = across[0]

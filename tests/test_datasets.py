@@ -1,4 +1,5 @@
-"Photographs: procedural, published, hostile and twice there"
+"Photographs: procedural, published, your own, hostile and twice there"
+import os
 import struct
 import warnings
 import zipfile
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -16,11 +18,12 @@ from PIL import Image
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
-from planetlab.catalog import check_split, join_groups, split_groups
+from planetlab.catalog import check_split, deal_split, join_groups, split_groups
 from planetlab.core import BadInput, Corrupt, ModelMismatch
-from planetlab.datasets import MSL_CLASSES, count_images, image_table, measure_set, parse_msl, read_folder, read_hirise, read_images, read_msl, write_toy_msl
+from planetlab.datasets import MSL_CLASSES, count_images, measure_set, parse_msl, read_dataset, read_hirise, read_images, read_msl, write_toy_msl
+from planetlab.folders import image_table, read_folder, read_table
 from planetlab.images import centre_crop, read_image, squeeze, to_8bit
-from planetlab.twins import feature_twins, hash_twins, pair_cosines, perceptual_hash, thumbnails, without_twins
+from planetlab.twins import feature_twins, hash_twins, pair_cosines, perceptual_hash, thumbnails
 from planetlab.worlds.rover import CLASSES, LOOKS, rover_images
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
@@ -48,7 +51,7 @@ def folder(tmp_path, rover):
 
 # The rover world
 
-@given(st.integers(1, 120), st.integers(0, 2**32 - 1), st.sampled_from([16, 33, 128]))
+@given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.sampled_from([16, 33, 128]))
 @settings(max_examples=4, deadline=None)
 def test_one_seed_gives_one_mission(n, seed, size):
     (images, table), (again, same) = (rover_images(n, np.random.default_rng(seed), size) for _ in "ab")
@@ -177,6 +180,113 @@ def test_folders_and_archives_give_the_same_table(folder, photo):
     assert np.array_equal(read_images(loose, 24), read_images(packed, 24)) and not (folder.parent / "out.png").exists()
 
 
+def put(folder, photo, *names):
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.roll(photo, i, 0)).save(folder / name)
+    return folder
+
+
+CAMERA = [f"{c}/{i}.png" for c in ("Stein ✓", "песок") for i in range(4)]
+
+
+@pytest.mark.parametrize("names, kinds, splits, warned", [
+    (CAMERA, {"Stein ✓", "песок"}, {""}, "read as 2 classes"),
+    ([f"set/{n}" for n in CAMERA], {"Stein ✓", "песок"}, {""}, "read as 2 classes"),
+    ([f"Train/{n}" for n in CAMERA] + [f"valid/{n}" for n in CAMERA], {"Stein ✓", "песок"}, {"train", "val"}, "read as 2 classes"),
+    ([f"train/{i}.png" for i in range(4)] + [f"test/{i}.png" for i in range(4)], {""}, {"train", "test"}, None),
+    ([f"{s}/2015-01-0{d}_{i}.png" for s in ("train", "val") for d in (1, 2) for i in range(2)], {""}, {""}, "share 2 of 2 groups"),
+    ([f"sol {s}/{i}.png" for s in (7, 12) for i in range(4)], {""}, {""}, None),
+    ([f"000{s}/{i}.png" for s in (7, 9) for i in range(4)], {""}, {""}, None),
+    ([f"{i}/a.png" for i in "xyz"], {""}, {""}, None),
+    (["1.png", "a/2.png", "a/3.png", "b/1.png", "b/2.png"], {""}, {""}, None)])
+def test_what_folders_are_named_for(tmp_path, photo, names, kinds, splits, warned):
+    put(tmp_path, photo[:8, :8], *names)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        table = read_dataset(tmp_path)
+    assert [set(table.name), set(table.split), len(table)] == [kinds, splits, len(names)]
+    assert len(told) == bool(warned) and (not warned or warned in str(told[0].message))
+    if "sol" in names[0] or names[0][0] == "0": assert table.group.nunique() == 2
+    assert check_split(deal_split(table, {"train": 0.5, "val": 0.5}, 1, rng=np.random.default_rng(0))).split.ne("").all() or splits != {""}
+    with warnings.catch_warnings(action="ignore"): told_so, told_not = (read_folder(tmp_path, names=said) for said in (True, False))
+    assert told_so.name.tolist() == [Path(i).parent.name for i in told_so.id] and set(told_not.name) == {""}
+
+
+@given(rows=st.lists(st.tuples(st.sampled_from(["Krater", "дюна", "a,b", ""]), st.sampled_from(["7", "12", "2015-01-02", ""])), min_size=1, max_size=8),
+       form=st.sampled_from([("label", ".csv"), ("class", ".tsv"), ("name", ".parquet")]))
+@FAST
+def test_a_table_of_your_own_comes_back(tmp_path_factory, rows, form):
+    folder = tmp_path_factory.mktemp("own")
+    files = [f"фото/{i}.png" for i in range(len(rows))]
+    put(folder, np.zeros((4, 4, 3), "uint8"), *files)
+    given_ = pd.DataFrame({"filename": [f.replace("/", "\\") for f in files], form[0]: [n or None for n, _ in rows], "sol": [g or None for _, g in rows], "note": "x"})
+    if form[1] == ".parquet": given_.to_parquet(folder / "labels.parquet")
+    else: given_.to_csv(folder / f"labels{form[1]}", index=False, sep="\t" if form[1] == ".tsv" else ",", encoding="utf-8-sig")
+    table = read_dataset(folder / f"labels{form[1]}")
+    assert table.id.tolist() == files and table.name.tolist() == [n for n, _ in rows]
+    assert table.group.tolist() == [g or f for f, (_, g) in zip(files, rows)] and (table.label >= 0).tolist() == [bool(n) for n, _ in rows]
+    assert (table.groupby("name").label.nunique() == 1).all() and "note" in table and all(Path(p).is_file() for p in table.path)
+    if form[1] == ".csv": assert read_dataset(folder).equals(table)
+
+
+def test_a_set_of_stamps_alone(tmp_path, photo):
+    stamps = [f"2014-11-0{d}T12:0{i}:00Z" for d in (3, 4) for i in range(3)]
+    put(tmp_path, photo, *(f"images/{i}.jpg" for i in range(6)))
+    (tmp_path / "labels.csv").write_text("image,timestamp,label\n" + "".join(f"{i}.jpg,{t},{i % 2 if i else ''}\n" for i, t in enumerate(stamps)))
+    table = read_dataset(tmp_path)
+    assert table.group.tolist() == ["2014-11-03"] * 3 + ["2014-11-04"] * 3 and table.label.tolist() == [-1, 1, 0, 1, 0, 1] and table.name[:2].tolist() == ["", "class 1"]
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as z:
+        for i in range(6): z.write(tmp_path / "images" / f"{i}.jpg", f"{i}.jpg")
+    assert np.array_equal(read_images(read_dataset(tmp_path), 16), read_images(table, 16))
+
+
+@pytest.mark.parametrize("text, error, said", [
+    ("", Corrupt, "should be a table"), ("path,label\n", BadInput, "0 rows"), ("photo,label\n0.png,1\n", BadInput, "wanted `path`"), ("path,label\n,1\n", BadInput, "wanted `path`"),
+    ("path,label\nno.png,1\n", Corrupt, "correct the list"), ("path,label\n0.png,1\n0.png,1\n", BadInput, "ids repeat"), ("path,label,class\n0.png,1,a\n1.png,1,b\n", BadInput, "one number, one name"),
+    (b"\xff\xfe\x00\x01", Corrupt, "should be a table")])
+def test_tables_that_cannot_be_read(tmp_path, photo, text, error, said):
+    put(tmp_path, photo, "0.png", "1.png")
+    (tmp_path / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(error, match=said): read_dataset(tmp_path)
+
+
+def test_sets_that_lie_deeper_are_found(tmp_path):
+    write_toy_msl(tmp_path / "msl-images" / "msl-images", 40, rng=np.random.default_rng(0), size=16)
+    (tmp_path / "msl-images.zip").touch() # what it was unpacked from
+    (tmp_path / ".msl-images.partial").mkdir()
+    (tmp_path / ".msl-images.partial" / "labels.csv").touch() # a kill's remains are not looked at
+    assert len(read_dataset(tmp_path)) == 40 and read_dataset(tmp_path).sol.min() >= 0
+    (tmp_path / "labels.csv").write_text("path\nmsl-images.zip\n")
+    assert len(read_dataset(tmp_path)) == 1 # what lies nearest wins
+
+
+def test_a_folder_of_one_day_is_dealt_with_a_warning(tmp_path, photo):
+    table = read_folder(put(tmp_path, photo, *(f"2014-11-03T{i:04}.png" for i in range(60))))
+    with pytest.warns(UserWarning, match="1 group.*'2014-11-03', with 60.*runs of neighbouring names.*labels.csv"): dealt = deal_split(table, {"train": 0.7, "val": 0.3}, rng=np.random.default_rng(0))
+    check_split(dealt)
+    assert abs((dealt.split == "train").mean() - 0.7) < 0.1 and (dealt.split != dealt.split.shift()).sum() <= 20 # runs, not single images
+    assert dealt.drop(columns=["split", "group"]).equals(table.drop(columns=["split", "group"]))
+    bursts = table.assign(sequence=[f"b{i // 4}" for i in range(60)])
+    with pytest.warns(UserWarning, match="Dealt by bursts"): dealt = deal_split(bursts, {"train": 0.7, "val": 0.3}, rng=np.random.default_rng(0))
+    assert (dealt.groupby("sequence").split.nunique() == 1).all()
+    with pytest.raises(BadInput, match="1 group.*finer groups"): deal_split(table[:1], {"train": 0.7, "val": 0.3}, rng=np.random.default_rng(0))
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=80), st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 9))
+@FAST
+def test_any_table_is_dealt_whole_or_refused(groups, published, seed):
+    rng = np.random.default_rng(seed)
+    kept = {g: rng.choice(["train", "val", "test"]) if rng.random() < published else "" for g in set(groups)}
+    table = pd.DataFrame({"id": [f"{i:03}" for i in range(len(groups))], "group": [str(g) for g in groups], "split": [kept[g] for g in groups]})
+    with warnings.catch_warnings(action="ignore"):
+        try: dealt = deal_split(table, {"train": 0.7, "val": 0.3}, rng=np.random.default_rng(0))
+        except BadInput: return
+        again = deal_split(table, {"train": 0.7, "val": 0.3}, rng=np.random.default_rng(0))
+    check_split(dealt)
+    assert dealt.equals(again) and set(dealt.split) <= {"train", "val", "test"} and (dealt.split == table.split)[table.split != ""].all()
+
+
 def test_one_image_and_none(tmp_path, photo):
     with pytest.raises(BadInput, match="no images"): read_folder(tmp_path)
     with pytest.raises(Corrupt): read_folder(tmp_path / "nowhere")
@@ -184,7 +294,7 @@ def test_one_image_and_none(tmp_path, photo):
     table = read_folder(tmp_path)
     images = read_images(table, 64)
     assert np.array_equal(images[0].transpose(1, 2, 0), photo) and measure_set(table)["images"] == 1
-    assert len(without_twins(table, feature_twins(thumbnails(images)))) == 1
+    assert len(feature_twins(thumbnails(images))) == 0
     with pytest.raises(BadInput): split_groups(table.group, {"train": 0.6, "val": 0.4}, rng=np.random.default_rng(0))
     with pytest.raises(BadInput): image_table(pd.DataFrame({"path": []}))
     with pytest.raises(BadInput): read_images(table[:0], 64)
@@ -193,7 +303,7 @@ def test_one_image_and_none(tmp_path, photo):
 def test_identical_images_are_one(photo):
     images = np.repeat(photo.transpose(2, 0, 1)[None], 3000, 0)
     for pairs in (hash_twins(perceptual_hash(images)), feature_twins(thumbnails(images))):
-        assert len(pairs) < 32 * 3000 and len(without_twins(pd.DataFrame({"id": range(3000)}), pairs)) == 1
+        assert len(pairs) < 32 * 3000 and join_groups(range(3000), pairs).max() == 0
     with pytest.raises(BadInput): split_groups(join_groups(range(3000), pairs), {"train": 0.6, "val": 0.4}, rng=np.random.default_rng(0))
 
 
@@ -251,6 +361,45 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path):
         with warnings.catch_warnings(action="error"), pytest.raises(Corrupt): read_image(tmp_path / "bomb.png")
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as z: z.writestr("zeros.png", b"\0" * 10**7)
     with pytest.raises(Corrupt, match="10000000 bytes"): read_image(tmp_path / "bomb.zip", "zeros.png", most_px=1000)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_colour_in_16_bits(tmp_path, photo, suffix):
+    with rasterio.open(tmp_path / f"x.{suffix}", "w", driver={"png": "PNG", "tif": "GTiff"}[suffix], height=photo.shape[0], width=photo.shape[1], count=3, dtype="uint16", photometric="RGB" if suffix == "tif" else None) as dst:
+        dst.write(photo.transpose(2, 0, 1).astype("uint16") * 257)
+    assert np.abs(read_image(tmp_path / f"x.{suffix}").astype(int) - photo).max() <= 1
+
+
+def test_a_heap_of_everything_is_read_or_named(tmp_path, photo):
+    "Sizes, modes, links, animations and ruins in one folder, as a person would hand it over"
+    pic = Image.fromarray(photo)
+    good = {"big.jpg": pic.resize((300, 200)), "tiny.png": pic.resize((3, 2)), "cmyk.tif": pic.convert("CMYK"), "grey16.png": Image.fromarray(photo[..., 0].astype("uint16") * 257), "火星/é.webp": pic}
+    for name, img in good.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        img.save(tmp_path / name)
+    pic.save(tmp_path / "moving.gif", save_all=True, append_images=[pic.rotate(90)])
+    ruins = {"zero.jpg": b"", "cut.png": (tmp_path / "tiny.png").read_bytes()[:20], "page.png": b"<html>404</html>"}
+    for name, raw in ruins.items(): (tmp_path / name).write_bytes(raw)
+    os.symlink(tmp_path / "gone.png", tmp_path / "dangling.png")
+    os.symlink(tmp_path, tmp_path / "loop")
+    table, problems = read_folder(tmp_path), []
+    with pytest.warns(UserWarning, match="2 frames"): images = read_images(table, 16, problems=problems)
+    assert {table.id[i] for i, _ in problems} == set(ruins) and set(table.id) == {*good, *ruins, "moving.gif"} and images.shape == (len(good) + 1, 3, 16, 16)
+    assert {Path(why.split("'")[1]).name for _, why in problems} == set(ruins)
+
+
+def test_a_link_in_an_archive_is_not_followed(tmp_path, photo):
+    Image.fromarray(photo).save(tmp_path / "secret.png")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as z:
+        z.write(tmp_path / "secret.png", "a.png")
+        link = zipfile.ZipInfo("b.png")
+        link.external_attr = 0o120777 << 16
+        z.writestr(link, "a.png")
+        z.writestr("../c.png", (tmp_path / "secret.png").read_bytes())
+    problems = []
+    table = read_dataset(tmp_path / "x.zip")
+    assert table.id.tolist() == ["a.png", "b.png"] and len(read_images(table, 16, problems=problems)) == 1 and problems[0][0] == 1
 
 
 def test_animations_tell_and_notes_of_the_camera_are_followed(tmp_path, photo):
@@ -329,11 +478,31 @@ def test_twins_of_a_known_kind_are_found_and_no_split_parts_them(rover):
     assert np.mean(groups[:100] == groups[200:]) > 0.95
     parted = pd.DataFrame({"id": range(300), "group": groups}).assign(split=np.where(groups % 2, "train", "val"))
     check_split(parted)
-    kept = without_twins(parted, pairs)
-    assert len(set(join_groups(range(300), pairs))) == len(kept) <= 300 - 95
     with pytest.raises(BadInput, match="several splits"): check_split(parted.assign(split=np.resize(["train", "val"], 300)))
 
 
 def test_short_forms_do_not_depend_on_the_batch(rover):
     images = rover[0][:50]
     assert np.array_equal(perceptual_hash(images, batch=7), perceptual_hash(images)) and np.allclose(thumbnails(images, batch=7), thumbnails(images), atol=1e-5)
+
+
+def test_twins_with_holes_and_of_any_unit():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(32, 1, 40, 60)).cumsum(2).cumsum(3)
+    images[30], images[31] = images[3] * 0.2 + 7, images[11] + rng.normal(size=(40, 60))
+    valid = np.ones((32, 40, 60), bool)
+    assert feature_twins(thumbnails(images), 0.95).tolist() == [[3, 30], [11, 31]]
+    valid[30, :10] = False
+    holed = thumbnails(np.where(valid[:, None], images, -1e9), valid=valid)
+    assert feature_twins(holed, 0.95, holes=True).tolist() == [[3, 30], [11, 31]]
+    assert (holed[30].reshape(16, 16)[:4] == 0).all() and (holed[30].reshape(16, 16)[4:] != 0).all()
+    assert not thumbnails(np.full((2, 1, 20, 20), 1e6)).any() and not thumbnails(images[:1], valid=np.zeros((1, 40, 60), bool)).any()
+
+
+@given(arrays("float32", (6, 9), elements=st.sampled_from([0, 0.25, -0.5, 1, 2])))
+@FAST
+def test_without_holes_masks_change_nothing(features):
+    features[:, 0], centred = 3, features + 0.125 # no zeros
+    centred = centred - centred.mean(1, keepdims=True) + 0.0
+    if (centred == 0).any(): return
+    assert feature_twins(centred, 0.9, holes=True).tolist() == feature_twins(centred, 0.9).tolist()

@@ -3,10 +3,10 @@ import email.utils
 import gzip
 import hashlib
 import io
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
 import tarfile
 import threading
@@ -14,17 +14,24 @@ import time
 import zipfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planetlab.core import BadInput, CannotWrite, Corrupt
-from planetlab.download import FetchFailed, RemoteFile, iter_download, noted_hash, unpack
+from planetlab import cli, download
+from planetlab.archives import unpack
+from planetlab.core import LOCK, BadInput, CannotWrite, Corrupt, find_input, read_json, write_json
+from planetlab.datasets import read_dataset, write_toy_msl
+from planetlab.download import FetchFailed, RemoteFile, iter_download, noted_hash
 from planetlab.fetch import SOURCES, cache_folder, datasheet, fetch
 
 BODY = bytes(range(251)) * 1600
+FORK = multiprocessing.get_context("spawn" if sys.platform == "win32" else "fork")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals, forks and limits of a process are POSIX")
 SHA = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
 
 
@@ -60,17 +67,32 @@ class Handler(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     def handle_error(self, *args): pass
+    def forget(self): self.acts, self.asked, self.sent = {}, [], 0
 
 
-@pytest.fixture
-def server():
-    "`acts`: for each path, what is done request by request; the last for ever"
+@pytest.fixture(scope="module")
+def one_server():
     s = Server(("127.0.0.1", 0), Handler)
-    s.acts, s.asked, s.sent, s.url = {}, [], 0, f"http://127.0.0.1:{s.server_port}"
+    s.url = f"http://127.0.0.1:{s.server_port}"
     threading.Thread(target=s.serve_forever, args=(0.05,), daemon=True).start()
     yield s
     s.shutdown()
     s.server_close()
+
+
+@pytest.fixture
+def server(one_server):
+    "`acts`: for each path, what is done request by request; the last for ever"
+    one_server.forget()
+    return one_server
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    "The pauses a download makes, noted and not waited for"
+    noted = []
+    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=noted.append, time=time.time))
+    return noted
 
 
 def get(file, folder, **kwargs): return list(iter_download(file, folder, **{"wait_s": 0, "timeout_s": 5, **kwargs}))
@@ -89,15 +111,12 @@ def test_goes_on_after_every_stop(server, tmp_path, hash, ranges):
 
 
 @settings(deadline=None, max_examples=12)
-@given(st.lists(st.integers(0, len(BODY)), max_size=4), st.booleans())
-def test_no_pattern_of_stops_changes_a_byte(tmp_path_factory, stops, known):
-    s = Server(("127.0.0.1", 0), Handler)
-    s.acts, s.asked, s.sent, s.url = {"/x": [*(lambda h, at=at: h.whole(stop=at) for at in stops), Handler.whole]}, [], 0, f"http://127.0.0.1:{s.server_port}"
-    threading.Thread(target=s.serve_forever, args=(0.02,), daemon=True).start()
+@given(stops=st.lists(st.integers(0, len(BODY)), max_size=4), known=st.booleans())
+def test_no_pattern_of_stops_changes_a_byte(one_server, tmp_path_factory, stops, known):
+    one_server.forget()
+    one_server.acts["/x"] = [*(lambda h, at=at: h.whole(stop=at) for at in stops), Handler.whole]
     folder = tmp_path_factory.mktemp("stops")
-    get(remote(s, hash=SHA if known else None), folder, tries=6)
-    s.shutdown()
-    s.server_close()
+    get(remote(one_server, hash=SHA if known else None), folder, tries=6)
     assert (folder / "x.bin").read_bytes() == BODY
 
 
@@ -145,13 +164,30 @@ def test_no_length_at_all(server, tmp_path):
     assert visible(tmp_path) == ["x.bin"]
 
 
-@pytest.mark.parametrize("when", ["1", lambda: email.utils.formatdate(time.time() + 2, usegmt=True)])
-def test_retry_after_is_honoured(server, tmp_path, when):
+@pytest.mark.parametrize("wait, when", [(1, "1"), (90, "90"), (20, lambda: email.utils.formatdate(time.time() + 20, usegmt=True))])
+def test_retry_after_is_honoured(server, tmp_path, waits, wait, when):
     text = when if isinstance(when, str) else when()
     server.acts["/x"] = [lambda h: h.reply(429, Retry_After=text), Handler.whole]
-    begin = time.monotonic()
     get(remote(server), tmp_path)
-    assert time.monotonic() - begin >= 0.95 and visible(tmp_path) == ["x.bin"]
+    assert wait - 2 < waits[0] <= wait and len(waits) == 1 and visible(tmp_path) == ["x.bin"]
+
+
+def test_pauses_double_and_begin_anew_with_each_new_byte(server, tmp_path, waits):
+    bad = lambda h: h.reply(500)
+    server.acts["/x"] = [bad, bad, lambda h: h.whole(stop=100_000), bad, bad, Handler.whole]
+    get(remote(server), tmp_path, wait_s=3)
+    assert waits == [6, 12, 3, 6, 12] and visible(tmp_path) == ["x.bin"]
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("after", [0, 150_000])
+def test_an_answer_that_may_pass_is_waited_out_and_one_that_stays_is_told(server, tmp_path, waits, status, after):
+    server.acts["/x"] = [*[lambda h: h.whole(stop=after)] * bool(after), lambda h: h.reply(status)]
+    with pytest.raises(FetchFailed, match=rf"{status} .*asked 3 times"): get(remote(server), tmp_path, tries=3)
+    assert visible(tmp_path) == [] and len(server.asked) == 3 + bool(after)
+    server.acts["/x"] = [lambda h: h.reply(status), Handler.whole]
+    get(remote(server), tmp_path)
+    assert (tmp_path / "x.bin").read_bytes() == BODY and server.sent == len(BODY)
 
 
 @pytest.mark.parametrize("text", ["soon", "-5", "²", "", "Mon, 99 Jan 99999 00:00:00 GMT", "0"])
@@ -190,7 +226,7 @@ def test_a_redirect_and_a_unicode_name(server, tmp_path, monkeypatch):
     monkeypatch.setenv("PLANETLAB_CACHE", str(tmp_path))
     server.acts = {"/a/%E7%81%AB%E6%98%9F%20%C3%A9.bin?download=1": [lambda h: h.reply(302, Location="/b")], "/b": [lambda h: h.whole(stop=1000), Handler.whole]}
     got = fetch(f"{server.url}/a/%E7%81%AB%E6%98%9F%20%C3%A9.bin?download=1", progress=False, wait_s=0)
-    assert visible(got.folder) == ["火星 é.bin"] and got.hashes == {"火星 é.bin": SHA} and got.folder.parent == cache_folder() == tmp_path
+    assert visible(got.folder) == [LOCK, "火星 é.bin"] and got.hashes == {"火星 é.bin": SHA} and got.folder.parent == cache_folder() == tmp_path
     for evil in ("/..%2F..%2Fevil", "/.hidden", "/", "/%00"):
         server.acts[evil] = [Handler.whole]
         assert fetch(server.url + evil, progress=False).folder.parent == tmp_path
@@ -198,8 +234,8 @@ def test_a_redirect_and_a_unicode_name(server, tmp_path, monkeypatch):
 
 
 def test_silence_is_not_waited_out(server, tmp_path):
-    server.acts["/x"] = [lambda h: time.sleep(1.5), Handler.whole]
-    get(remote(server), tmp_path, timeout_s=0.3)
+    server.acts["/x"] = [lambda h: time.sleep(0.6), Handler.whole]
+    get(remote(server), tmp_path, timeout_s=0.2)
     assert visible(tmp_path) == ["x.bin"]
 
 
@@ -214,11 +250,32 @@ def test_put_there_by_hand(tmp_path):
     with pytest.raises(FetchFailed): get(replace(lost, hash=None), tmp_path)
 
 
-def child(code, *args, **kwargs):
-    return subprocess.Popen([sys.executable, "-c", "import sys\nfrom planetlab.download import *\n" + code, *map(str, args)], stdout=subprocess.PIPE, text=True, **kwargs)
+def _child(say, url, folder, hash, limit):
+    "A download in a process of its own, that says how far it is"
+    if limit:
+        import resource
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        for s in iter_download(RemoteFile("x.bin", (url + "/x",), hash), folder, wait_s=0.1): say.send(s.here)
+    except OSError as e: say.send(type(e).__name__)
+    say.close()
 
 
-GET = "for s in iter_download(RemoteFile('x.bin', (sys.argv[1] + '/x',), sys.argv[3] or None), sys.argv[2], wait_s=0.1): print(s.here, flush=True)"
+def child(*args, limit=0):
+    here, there = FORK.Pipe(False)
+    p = FORK.Process(target=_child, args=(there, *args, limit))
+    p.start()
+    there.close()
+    return p, here
+
+
+def all_said(here):
+    said = []
+    try:
+        while here.poll(60): said.append(here.recv())
+    except EOFError: return said
+    raise TimeoutError("nothing was heard for a minute")
 
 
 def slowly(h):
@@ -232,37 +289,39 @@ def slowly(h):
     for i in range(start, len(BODY), 20_000):
         h.wfile.write(BODY[i:i + 20_000])
         h.server.sent += 20_000
-        time.sleep(0.03)
+        time.sleep(0.01)
 
 
-@pytest.mark.parametrize("hash", [SHA, ""])
+@posix
+@pytest.mark.parametrize("hash", [SHA, None])
 def test_killed_in_a_download(server, tmp_path, hash):
     server.acts["/x"] = [slowly]
-    p = child(GET, server.url, tmp_path, hash)
-    while int(p.stdout.readline()) < 100_000: pass
+    p, here = child(server.url, tmp_path, hash)
+    while here.recv() < 100_000: pass
     os.kill(p.pid, signal.SIGKILL)
-    p.wait()
+    p.join()
     assert visible(tmp_path) == []
-    here = (tmp_path / ".x.bin.part").stat().st_size
-    steps = get(remote(server, hash=hash or None), tmp_path)
-    assert steps[0].here == here >= 100_000 and (tmp_path / "x.bin").read_bytes() == BODY
+    size = (tmp_path / ".x.bin.part").stat().st_size
+    steps = get(remote(server, hash=hash), tmp_path)
+    assert steps[0].here == size >= 100_000 and (tmp_path / "x.bin").read_bytes() == BODY
 
 
+@posix
 def test_two_at_once_fetch_it_once(server, tmp_path):
     server.acts["/x"] = [slowly]
-    both = [child(GET, server.url, tmp_path, SHA) for _ in range(2)]
-    outs = [p.communicate(timeout=60)[0] for p in both]
-    assert [p.returncode for p in both] == [0, 0] and sorted(map(bool, outs)) == [False, True]
+    both = [child(server.url, tmp_path, SHA) for _ in range(2)]
+    said = [all_said(here) for _, here in both]
+    for p, _ in both: p.join()
+    assert [p.exitcode for p, _ in both] == [0, 0] and sorted(map(bool, said)) == [False, True]
     assert len(server.asked) == 1 and (tmp_path / "x.bin").read_bytes() == BODY
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
+@posix
 def test_a_write_that_fails(server, tmp_path):
     server.acts["/x"] = [slowly]
-    limit = "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))\n"
-    p = child(limit + f"try:\n    {GET}\nexcept OSError as e: print(type(e).__name__)", server.url, tmp_path, SHA)
-    out = p.communicate(timeout=60)[0].split()
-    assert out[-1] == "CannotWrite" and visible(tmp_path) == []
+    p, here = child(server.url, tmp_path, SHA, limit=150_000)
+    assert all_said(here)[-1] == "CannotWrite" and visible(tmp_path) == []
+    p.join()
     get(remote(server), tmp_path)
     assert (tmp_path / "x.bin").read_bytes() == BODY
 
@@ -310,7 +369,7 @@ def test_links_and_devices(tmp_path):
 
 
 def test_bombs_and_quarrels(tmp_path):
-    zeros = bytes(30_000_000)
+    zeros = bytes(11_000_000)
     for made in (make_zip(tmp_path / "b.zip", ("zeros", zeros)), make_tar(tmp_path / "b.tar.xz", ("zeros", tarfile.REGTYPE, zeros), mode="w:xz")):
         with pytest.raises(Corrupt, match="more than 10000000 bytes"): unpack(made, tmp_path / "out")
         assert (unpack(made, tmp_path / made.name[2:], max_ratio=1e6) / "zeros").stat().st_size == len(zeros)
@@ -383,14 +442,63 @@ def test_a_datasheet_of_real_data():
     assert "5384 .jpg in images.zip" in sheet and "Stanboli" in sheet and hashlib.sha256((folder / "labels.csv").read_bytes()).hexdigest() in sheet
 
 
-def test_the_command(server, planetlab, tmp_path):
+def test_the_first_fetch_binds_all_later_ones(server, tmp_path):
+    old, new = (make_zip(tmp_path / f"{i}.zip", ("images/火.txt", i)).read_bytes() for i in (b"1", b"2"))
+    server.acts["/x.zip"] = [lambda h: h.whole(old)]
+    got = fetch(f"{server.url}/x.zip", tmp_path / "data", progress=False)
+    noted = read_json(got.folder / LOCK)
+    assert noted == {"x.zip": {"bytes": len(old), "sha256": hashlib.sha256(old).hexdigest()}} and f"sha256:{noted['x.zip']['sha256']}" == got.hashes["x.zip"]
+    server.acts["/x.zip"] = [lambda h: h.whole(new)]
+    assert fetch(f"{server.url}/x.zip", got.folder, progress=False) == got # nobody is asked
+    for kept in ([LOCK], [LOCK, "x"]): # a fresh clone; an archive thrown away
+        clone = tmp_path / f"clone{len(kept)}"
+        clone.mkdir()
+        write_json(clone / LOCK, noted)
+        with pytest.raises(FetchFailed, match=f"another hash[^!]*{len(old)} bytes, was noted in [^!]*delete the lock file"): fetch(f"{server.url}/x.zip", clone, progress=False)
+        assert visible(clone) == [LOCK] and read_json(clone / LOCK) == noted
+        server.acts["/x.zip"] = [lambda h: h.whole(old)]
+        assert fetch(f"{server.url}/x.zip", clone, progress=False).hashes == got.hashes
+        server.acts["/x.zip"] = [lambda h: h.whole(new)]
+    sha = f"sha256:{hashlib.sha256(new).hexdigest()}"
+    assert fetch(f"{server.url}/x.zip", clone, hash=sha, progress=False).hashes == {"x.zip": sha} # said in so many words
+    assert read_json(clone / LOCK)["x.zip"]["bytes"] == len(new) and (clone / "x" / "images" / "火.txt").read_text() == "2"
+    for bad in ('{"x.zip": 3}', '["x.zip"]', '{"x.zip": {"sha256": "abc"}}', "{"):
+        (clone / LOCK).write_text(bad)
+        with pytest.raises(Corrupt, match="restore it"): fetch(f"{server.url}/x.zip", clone, progress=False)
+
+
+def test_what_is_fetched_by_name_is_found_by_name(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLANETLAB_CACHE", str(tmp_path / "cache"))
+    written = write_toy_msl(tmp_path / "made" / "msl-images", 30, rng=np.random.default_rng(0), size=16)
+    packed = make_zip(tmp_path / "m.zip", *((p.relative_to(tmp_path / "made").as_posix(), p.read_bytes()) for p in (tmp_path / "made").rglob("*.*"))).read_bytes()
+    server.acts["/m.zip"] = [lambda h: h.whole(packed, stop=500), lambda h: h.reply(404), lambda h: h.whole(packed)]
+    public = replace(SOURCES["msl_curiosity_v1"], files=(RemoteFile("msl-images.zip", (f"{server.url}/m.zip",)),))
+    monkeypatch.setitem(SOURCES, "toy_curiosity", public)
+    with pytest.raises(BadInput, match="planetlab fetch"): find_input("toy_curiosity")
+    with pytest.raises(FetchFailed): fetch("toy_curiosity", progress=False, wait_s=0)
+    with pytest.raises(BadInput, match="not fetched to its end"): find_input("toy_curiosity")
+    assert "Not fetched yet" in datasheet("toy_curiosity") and "Trusted on first use" in datasheet("toy_curiosity")
+    got = fetch("toy_curiosity", progress=False, wait_s=0)
+    assert find_input("toy_curiosity") == got.folder == tmp_path / "cache" / "toy_curiosity"
+    assert len(read_dataset(find_input("toy_curiosity"))) == len(written) and got.hashes["msl-images.zip"] in datasheet("toy_curiosity")
+    with pytest.raises(BadInput): find_input("toy_curiosity/none")
+
+
+def test_the_command(server, planetlab, tmp_path, monkeypatch, capsys):
     packed = make_zip(tmp_path / "x.zip", ("images/火.txt", b"1")).read_bytes()
     server.acts["/x.zip"] = [lambda h: h.whole(packed, stop=50), lambda h: h.whole(packed)]
-    env = {**os.environ, "PLANETLAB_CACHE": str(tmp_path / "cache")}
-    done = planetlab("fetch", f"{server.url}/x.zip", env=env)
+    monkeypatch.setenv("PLANETLAB_CACHE", str(tmp_path / "cache"))
+    done = planetlab("fetch", f"{server.url}/x.zip", env=dict(os.environ))
     sha = hashlib.sha256(packed).hexdigest()
     assert done.returncode == 0 and f"sha256:{sha}  x.zip" in done.stdout and len(list((tmp_path / "cache").rglob("火.txt"))) == 1
-    again = planetlab("fetch", f"{server.url}/x.zip", "--to", "here", "--hash", f"SHA256:{sha}", env=env)
-    assert again.returncode == 0 and (tmp_path / "here" / "x" / "images" / "火.txt").exists()
-    failed = planetlab("fetch", f"{server.url}/gone", env=env)
-    assert failed.returncode == 1 and "404" in failed.stderr and "by hand" in failed.stderr and "Traceback" not in failed.stderr
+
+    def command(*args): # the same, without another process
+        monkeypatch.setattr(sys, "argv", ["planetlab", *args])
+        with pytest.raises(SystemExit) as end: cli.main()
+        return end.value.code or 0, *capsys.readouterr()
+
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = command("fetch", f"{server.url}/x.zip", "--to", "here", "--hash", f"SHA256:{sha}")
+    assert code == 0 and (tmp_path / "here" / "x" / "images" / "火.txt").exists() and (tmp_path / "here" / LOCK).exists()
+    code, _, said = command("fetch", f"{server.url}/gone")
+    assert code == 1 and "404" in said and "by hand" in said and "Traceback" not in said

@@ -20,7 +20,7 @@ from rasterio.windows import Window
 from planetlab import mosaic
 from planetlab.bodies import (MARS, MOON, VENUS, area_m2, body, body_of, datum_of, distance_m, from_lonlat, to_centric, to_graphic,
                               to_lonlat, wrap_lon)
-from planetlab.catalog import catalog_of, check_split, find_twins, ground_groups, join_groups, read_footprints, write_footprints
+from planetlab.catalog import catalog_of, check_split, ground_groups, read_footprints, write_footprints
 from planetlab.core import BadInput, Corrupt, EmptyTile, MissingCRS
 from planetlab.grid import Grid, footprint, grid_around
 from planetlab.headers import MAGELLAN
@@ -410,19 +410,6 @@ def test_catalogs_survive_the_disk_and_damage_is_told(tmp_path):
         path.write_bytes(path.read_bytes()[:200])
         with pytest.raises(Corrupt): read_footprints(path)
     with pytest.raises(BadInput): write_footprints(tmp_path / "t.csv", table, MARS)
-
-
-def test_twins_cannot_be_split():
-    rng = np.random.default_rng(0)
-    images = [rng.normal(size=(40, 40)).cumsum(0).cumsum(1) for _ in range(30)]
-    images += [images[3] * 0.2 + 7, images[11] + rng.normal(size=(40, 40))]
-    pairs = find_twins(images)
-    assert {(3, 30), (11, 31)} <= set(map(tuple, pairs.tolist()))
-    groups = join_groups(range(32), pairs)
-    assert groups[3] == groups[30] and groups[11] == groups[31]
-    holes = [np.ones((40, 40), bool) for _ in images]
-    holes[30][:10] = False
-    assert (3, 30) in map(tuple, find_twins([np.where(h, i, 1e6) for i, h in zip(images, holes)], holes).tolist())
 
 
 def test_ground_around_a_pole_is_one():
