@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import rasterio
 import rasterio.shutil
+from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -105,40 +106,36 @@ class _Ids:
 
 
 @dataclass(frozen=True)
-class _Probabilities:
-    bands: int
-    temperature: float
+class _Values:
+    def __call__(self, logits): return np.array(logits, "float32", order="C")
 
-    def __call__(self, logits): return _pointwise(logits, self.bands, "float32", self.fill)
-
-    def fill(self, x, out): out[:] = _softmax(x, self.temperature)[-self.bands:]
-
-
+# %% ../nbs/50a_outputs.ipynb #917e69b3
 @dataclass(frozen=True)
-class _Entropy:
+class _Softmax:
     temperature: float
+    bands: int = 1
 
-    def __call__(self, logits): return _pointwise(logits, 1, "float32", self.fill)
+    def __call__(self, logits):
+        return _pointwise(logits, self.bands, "float32", lambda x, out: self.fill(_softmax(x, self.temperature), out))
 
-    def fill(self, x, out):
-        p = _softmax(x, self.temperature)
+
+class _Probabilities(_Softmax):
+    def fill(self, p, out): out[:] = p[-self.bands:]
+
+
+class _Entropy(_Softmax):
+    def fill(self, p, out):
         out[:] = 0
         for row in p: out[0] -= row * np.log(np.maximum(row, np.float32(1e-37)))
         out *= np.float32(1 / np.log(len(p)))
 
 
-@dataclass(frozen=True)
-class _Confidence:
-    temperature: float
-
-    def __call__(self, logits): return _pointwise(logits, 1, "float32", self.fill)
-
-    def fill(self, x, out):
-        p = _softmax(x, self.temperature)
+class _Confidence(_Softmax):
+    def fill(self, p, out):
         out[:] = p[0]
         for row in p[1:]: np.maximum(out[0], row, out=out[0])
 
-# %% ../nbs/50a_outputs.ipynb #917e69b3
+# %% ../nbs/50a_outputs.ipynb #c9fe1c76
 def class_map(
     classes: tuple[str, ...],   # Name of class 0, 1, …; a single one stands against "background", which becomes class 0
     colors: dict | None = None, # Class -> "#rrggbb"; the book's colours for those that are missing
@@ -153,11 +150,6 @@ def class_map(
     return Output("classes", _Ids(), "uint8", 255, ("class",), colors)
 
 
-@dataclass(frozen=True)
-class _Values:
-    def __call__(self, logits): return np.array(logits, "float32", order="C")
-
-
 def values(
     names: tuple[str, ...], # What each of the predictor's bands is
     name: str = "values",   # Of the file
@@ -165,11 +157,11 @@ def values(
     "What the predictor says, as it is: a reconstruction, colours, features"
     return Output(name, _Values(), "float32", float("nan"), tuple(names))
 
-# %% ../nbs/50a_outputs.ipynb #c9fe1c76
-def _floats(name, fn, temperature, bands):
+# %% ../nbs/50a_outputs.ipynb #333ebdd1
+def _floats(name, kind, temperature, bands):
     "A float32 output of a softmax"
     if not 0 < temperature < np.inf: raise BadInput(f"temperature is {temperature}; it must be positive, and 1 changes nothing")
-    return Output(name, fn(temperature), "float32", float("nan"), tuple(bands))
+    return Output(name, kind(temperature, len(bands)), "float32", float("nan"), tuple(bands))
 
 
 def probabilities(
@@ -177,7 +169,7 @@ def probabilities(
     temperature: float = 1.0,  # Logits are divided by it; above 1 the map is less sure
 ) -> Output: # float32 in [0, 1], a band per class, NaN where there is no answer
     "The probability of every class"
-    return _floats("probabilities", lambda t: _Probabilities(len(classes), t), temperature, classes)
+    return _floats("probabilities", _Probabilities, temperature, classes)
 
 
 def entropy(
@@ -196,7 +188,7 @@ def confidence(
 # %% ../nbs/50a_outputs.ipynb #a146a514
 def _srs(crs: CRS) -> ET.Element:
     "A coordinate system as GDAL keeps it beside a raster, to the letter"
-    profile = dict(driver="GTiff", height=1, width=1, count=1, dtype="uint8", crs=crs, PROFILE="BASELINE")
+    profile = dict(driver="GTiff", height=1, width=1, count=1, dtype="uint8", crs=crs, transform=Affine.scale(2), PROFILE="BASELINE")
     with TemporaryDirectory() as d, rasterio.Env(GDAL_PAM_ENABLED=True):
         with rasterio.open(f"{d}/x.tif", "w", **profile): pass
         found = ET.parse(f"{d}/x.tif.aux.xml").find("SRS") # with the order of axes; the text is an older WKT
@@ -207,7 +199,7 @@ def _srs(crs: CRS) -> ET.Element:
 def _beside(
     grid: Grid,     # Of the raster
     output: Output, # What its pixels are
-) -> dict[str, ET.Element]: # What goes into NAME.tif.aux.xml and NAME.qml, by suffix; without content if there is no need
+) -> tuple[ET.Element, ET.Element]: # What goes into NAME.tif.aux.xml and NAME.qml; without content if there is no need
     "What a GeoTIFF has no place for"
     aux, style = ET.Element("PAMDataset"), ET.Element("qgis", version="3.22", styleCategories="Symbology")
     if grid.crs: aux.append(_srs(grid.crs))
@@ -218,7 +210,7 @@ def _beside(
         for i, (name, color) in enumerate(output.colors.items()):
             ET.SubElement(names, "Category").text = name
             ET.SubElement(entries, "paletteEntry", value=str(i), color=color, alpha="255", label=name)
-    return {".tif.aux.xml": aux, ".qml": style}
+    return aux, style
 
 # %% ../nbs/50a_outputs.ipynb #f418b18b
 def _bits(pixels: np.ndarray) -> int:
@@ -264,11 +256,6 @@ def _write_raw(path, grid, output, pieces, tags, block) -> int: # Sum of all bit
             dst.build_overviews(factors, Resampling.mode if output.colors else Resampling.average)
     return total % 2**64
 
-
-def _sum_of(path) -> int: # Sum of all bits
-    with rasterio.open(path) as src:
-        return sum(_bits(src.read(window=w)) for _, w in src.block_windows(1)) % 2**64
-
 # %% ../nbs/50a_outputs.ipynb #b7e8b91d
 @contextmanager
 def _gdal(
@@ -295,7 +282,7 @@ def _room(
         raise CannotWrite(f"{output.name} needs {size / 1e9:.1f} GB in {folder} for the time being, {free / 1e9:.1f} GB are free; "
                           "choose another folder or make room")
 
-
+# %% ../nbs/50a_outputs.ipynb #7d0ee438
 def write_cog(
     path: str | Path, # File to write, `.tif`
     grid: Grid,       # Of the raster
@@ -315,11 +302,12 @@ def write_cog(
                 total = _write_raw(raw, grid, output, pieces, tags, block)
                 rasterio.shutil.copy(raw, partial, driver="COG", BLOCKSIZE=block, BIGTIFF="IF_SAFER",
                                      NUM_THREADS=min(os.cpu_count() or 1, 4), **packed)
-                if _sum_of(partial) != total: raise CannotWrite(f"{path}, read back, is not what was written; is the disk full?")
-            for suffix, tree in _beside(grid, output).items():
-                if len(tree):
-                    with atomic(path.with_suffix(suffix)) as p: ET.ElementTree(tree).write(p, "utf-8")
-                else: path.with_suffix(suffix).unlink(missing_ok=True) # left by an earlier map of that name
+                with rasterio.open(partial) as src: back = sum(_bits(src.read(window=w)) for _, w in src.block_windows(1))
+                if back % 2**64 != total: raise CannotWrite(f"{path}, read back, is not what was written; is the disk full?")
+            path.with_suffix(".tif.aux.xml").unlink(missing_ok=True) # what an earlier map of that name left would be believed
+            for suffix, tree in zip((".tif.aux.xml", ".qml"), _beside(grid, output)):
+                if not len(tree): continue
+                with atomic(path.with_suffix(suffix)) as p: ET.ElementTree(tree).write(p, "utf-8")
         finally:
             for left in glob.glob(f"{glob.escape(str(partial.with_suffix('')))}.*"):
                 if left != str(partial): os.unlink(left)
