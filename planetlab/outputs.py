@@ -23,6 +23,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from affine import Affine
+from rasterio._err import CPLE_BaseError # what `rasterio.shutil` raises
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -267,7 +268,7 @@ def _gdal(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.Env(GDAL_CACHEMAX=64 << 20, GDAL_TIFF_OVR_BLOCKSIZE=block): yield
-    except RasterioError as e:
+    except (RasterioError, CPLE_BaseError) as e:
         raise CannotWrite(f"cannot write {path}: {e}; choose another folder or make room") from e
 
 
