@@ -1,6 +1,5 @@
 "Outputs: the same bytes however they are cut, read back by an independent reader, whole or not at all"
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -126,6 +125,7 @@ def test_same_pixels_same_bytes_and_no_larger_than_a_plain_write(tmp_path, out):
     packed = dict(compress="lzw") if out.colors else dict(compress="zstd", zstd_level=1, predictor=3)
     with rasterio.open(tmp_path / "plain.tif", "w", driver="GTiff", height=700, width=1300, count=len(pixels), dtype=out.dtype,
                        crs=grid.crs, transform=STEP, nodata=out.nodata, tiled=True, blockxsize=512, blockysize=512, **packed) as dst:
+        if out.colors: dst.write_colormap(1, {0: (0, 0, 0, 255)}) # a palette weighs 1.5 kB, once more for every overview
         for window, part in list(cut(pixels, 512))[::-1]: dst.write(part, window=window)
     with rasterio.Env(COMPRESS_OVERVIEW=packed["compress"], PREDICTOR_OVERVIEW=packed.get("predictor", 1), ZSTD_LEVEL_OVERVIEW=1,
                       GDAL_TIFF_OVR_BLOCKSIZE=512), rasterio.open(tmp_path / "plain.tif", "r+") as dst:
@@ -179,7 +179,7 @@ except CannotWrite: sys.exit(7)
 """
 
 
-@pytest.mark.parametrize("limit", [1_000_000, 4_100_000, 5_500_000])
+@pytest.mark.parametrize("limit", [1_000_000, 4_100_000, 4_800_000])
 def test_a_full_disk_is_told(tmp_path, limit): # in the pixels, between them and the overviews, in the overviews
     done = subprocess.run([sys.executable, "-c", FULL, tmp_path / "v.tif", str(limit)], capture_output=True, text=True)
     assert done.returncode == 7, done.stderr
@@ -198,14 +198,14 @@ def write(height, width):
     write_cog(sys.argv[1], Grid(height, width, Affine.scale(2)), class_map("abc"), ((w, part) for w in windows), {})
 write(512, 512)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-write(int(sys.argv[2]), 8192)
+write(int(sys.argv[2]), 6144)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
 def test_memory_does_not_grow_with_height(tmp_path):
     low, high = (int(subprocess.run([sys.executable, "-c", PEAK, tmp_path / "c.tif", str(h)], capture_output=True, text=True,
-                                    check=True).stdout) / 1024 for h in (8192, 16384))
+                                    check=True).stdout) / 1024 for h in (3072, 9216))
     assert high < 300 and high < 1.25 * low + 10, (low, high)
 
 
