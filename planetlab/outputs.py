@@ -237,6 +237,13 @@ def _checked(
     if seen != total: raise BadInput(f"the pieces of {output.name} have {seen} px, the raster {total}; give every pixel once")
 
 # %% ../nbs/50a_outputs.ipynb #d775096d
+def _levels(grid: Grid, output: Output, block: int) -> tuple[list[int], int]: # Factors of the overviews; size of all uncompressed, bytes
+    "What is written before it is packed"
+    factors = [2 ** k for k in range(1, 32) if max(grid.shape) > block * 2 ** (k - 1)]
+    tiles = sum(-(-grid.height // (f * block)) * -(-grid.width // (f * block)) for f in [1, *factors])
+    return factors, tiles * block**2 * len(output.bands) * np.dtype(output.dtype).itemsize
+
+
 def _write_raw(path, grid, output, pieces, tags, block) -> int: # Sum of all bits
     "Write the pieces uncompressed, with overviews"
     profile = dict(driver="GTiff", height=grid.height, width=grid.width, count=len(output.bands), dtype=output.dtype,
@@ -251,10 +258,11 @@ def _write_raw(path, grid, output, pieces, tags, block) -> int: # Sum of all bit
         for window, pixels in _checked(pieces, grid, output):
             dst.write(pixels, window=window)
             total += _bits(pixels)
-    factors = [2 ** k for k in range(1, 32) if max(grid.shape) > block * 2 ** (k - 1)]
+    factors, size = _levels(grid, output, block)
     if factors:
         with rasterio.open(path, "r+") as dst:
             dst.build_overviews(factors, Resampling.mode if output.colors else Resampling.average)
+    if path.stat().st_size < size: raise CannotWrite(f"{path.parent} took only a part of {output.name}; make room on the disk")
     return total % 2**64
 
 # %% ../nbs/50a_outputs.ipynb #b7e8b91d
@@ -271,18 +279,6 @@ def _gdal(
     except (RasterioError, CPLE_BaseError) as e:
         raise CannotWrite(f"cannot write {path}: {e}; choose another folder or make room") from e
 
-
-def _room(
-    folder: Path,   # To write in
-    grid: Grid,     # Of the raster
-    output: Output, # What the pixels are
-) -> None:
-    "Raise `CannotWrite` if the uncompressed raster and its overviews do not fit on the disk"
-    size = grid.height * grid.width * len(output.bands) * np.dtype(output.dtype).itemsize * 4 // 3
-    if (free := disk_usage(folder).free) < size:
-        raise CannotWrite(f"{output.name} needs {size / 1e9:.1f} GB in {folder} for the time being, {free / 1e9:.1f} GB are free; "
-                          "choose another folder or make room")
-
 # %% ../nbs/50a_outputs.ipynb #7d0ee438
 def write_cog(
     path: str | Path, # File to write, `.tif`
@@ -296,7 +292,10 @@ def write_cog(
     if path.suffix != ".tif": raise BadInput(f"{path.name} is to be a GeoTIFF; end its name in .tif")
     packed = dict(COMPRESS="LZW") if output.colors else dict(COMPRESS="ZSTD", LEVEL=1, PREDICTOR="YES")
     with atomic(path) as partial:
-        _room(path.parent, grid, output)
+        size, free = _levels(grid, output, block)[1], disk_usage(path.parent).free
+        if free < size:
+            raise CannotWrite(f"{output.name} needs {size / 1e9:.1f} GB in {path.parent} for the time being, {free / 1e9:.1f} GB are free; "
+                              "choose another folder or make room")
         raw = partial.with_suffix(".raw.tif")
         try:
             with _gdal(path, block):
