@@ -246,3 +246,10 @@ def test_item_without_a_place_has_no_geometry(tmp_path):
 
 def test_no_room_is_told_before_the_work(tmp_path):
     with pytest.raises(CannotWrite, match="GB are free"): write_cog(tmp_path / "v.tif", Grid(10**7, 10**7, STEP), values(["v"]), iter(()), {})
+
+
+@pytest.mark.parametrize("out", MAKERS, ids=lambda o: o.name)
+def test_a_raster_without_any_answer(tmp_path, out):
+    pixels = np.full((len(out.bands), 1100, 700), out.nodata, out.dtype)
+    write_cog(tmp_path / "n.tif", Grid(1100, 700, STEP), out, cut(pixels, 300), {})
+    with rasterio.open(tmp_path / "n.tif") as src: assert src.read().tobytes() == pixels.tobytes() and not src.dataset_mask().any()
