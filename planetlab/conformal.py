@@ -27,10 +27,11 @@ class LAC:
 
 @dataclass(frozen=True)
 class APS:
-    "Adaptive sets: the probabilities of this class and of all more probable ones, added up"
+    "Adaptive sets: the probabilities of all more probable classes, added up; 0 for the first"
     def __call__(self, probs: np.ndarray, axis: int = -1) -> np.ndarray: # As `probs`
         order = np.argsort(-probs, axis, kind="stable")
-        total = np.cumsum(np.take_along_axis(probs, order, axis), axis)
+        ranked = np.take_along_axis(probs, order, axis)
+        total = np.cumsum(ranked, axis) - ranked
         return np.take_along_axis(total, np.argsort(order, axis, kind="stable"), axis)
 
 

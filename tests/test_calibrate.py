@@ -25,7 +25,7 @@ def made(seed, n=600, sharp=1.0, name="one", classes=names):
     return labelled(sharp * x, y, [f"{name} {i // 20}" for i in range(n)], name, classes)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=6)
 @given(seeds, st.floats(0.3, 5))
 def test_temperature_undoes_sharpening(seed, sharp):
     plain, sharpened = (fit_temperature(made(seed, 2000, s)) for s in (1.0, sharp))
@@ -40,7 +40,7 @@ def test_temperature_is_the_least_nll():
     assert nll[1] < min(nll[0], nll[2])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(seeds, st.integers(1, 30), st.sampled_from([equal_width, equal_mass]))
 def test_calibration_error_is_a_gap(seed, bins, binning):
     rng = np.random.default_rng(seed)
@@ -58,7 +58,7 @@ def test_ece_by_hand():
     assert ece(probs, np.array([0, 1, 1, 0]), 10) == pytest.approx((0.05 + 0.85 + 0.45 + 0.65) / 4)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(seeds, st.integers(1, 12))
 def test_weights_of_a_sample_add_up_to_the_map(seed, n):
     rng = np.random.default_rng(seed)
@@ -125,7 +125,7 @@ def test_one_group_says_little():
     assert s.value == pytest.approx(0.8) and s.high - s.low > 0.9 and s.n_groups == 1
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(seeds)
 def test_risk_ends_at_the_error_rate(seed):
     rng = np.random.default_rng(seed)
