@@ -1,7 +1,7 @@
 """Joint clustering beside two-stage k-means: five procedural rover worlds, or the images of a finished run
 
     python benchmarks/deepcluster.py [--seeds 10 11 12 13 14] [--images 1200] [--json FILE]
-    python benchmarks/deepcluster.py --run runs/discover-msl [--features contrastive histograms] [--seeds 0 1 2] [--json FILE]
+    python benchmarks/deepcluster.py --run runs/discover-msl [--features histograms contrastive pixels] [--seeds 0 1 2] [--json FILE]
 
 Each seed: an autoencoder trained on views; k-means (best of ten starts) on its latents; the same on latents measured by how they vary
 within bursts; and DEC from there, the photographs of a burst sharing their target, in views that are cropped and relit. Then two
@@ -123,19 +123,26 @@ def frozen(z, learn, bursts, k, seed):
 
 def on_run(folder, names, seeds):
     "Tidy rows of a finished run: input, method, seed, and scores of the `val` part"
-    table, images, rows = pd.read_parquet(folder / "images.parquet"), np.load(folder / "images.npy", mmap_mode="r"), []
+    table, rows = pd.read_parquet(folder / "images.parquet"), []
     learn, judged = (table.split == "train").to_numpy(), ((table.split == "val") & (table.label >= 0)).to_numpy()
     bursts, k = table.sequence[learn].to_numpy(), table.label[table.label >= 0].nunique()
-    small = as_chips(torch.from_numpy(resized(images, SIZE)).float() / 255)
-    for seed in seeds:
-        found = {n: frozen(feature_of(folder, n), learn, bursts, k, seed) for n in names}
-        found["pixels"] = jointly(small, learn, bursts, k, seed, SYMMETRY, view, channels=3, size=SIZE, widths=(16, 32, 64))
-        for source, method, c in ((s, m, c) for s, each in found.items() for m, c in each.items()):
+    for seed, source in ((s, n) for s in seeds for n in names):
+        if source == "pixels":
+            chips = as_chips(torch.from_numpy(resized(np.load(folder / "images.npy", mmap_mode="r"), SIZE)).float() / 255)
+            found = jointly(chips, learn, bursts, k, seed, SYMMETRY, view, channels=3, size=SIZE, widths=(16, 32, 64))
+        else: found = frozen(feature_of(folder, source), learn, bursts, k, seed)
+        for method, c in found.items():
             scores = score_names(table.label[judged], c[judged], k=k, rng=np.random.default_rng(seed))
             rows.append({"input": source, "method": method, "seed": seed, "k": k, "groups used": len(set(c[learn])),
                          **{f"{m}{end}": round(v, 4) for m in ("ari", "nmi", "one_to_one", "purity") for end, v in (("", scores[m].value), (" at random", scores[m].random))}})
             print(rows[-1], flush=True)
     return {"n": {"train": int(learn.sum()), "val": int(judged.sum())}, "rows": rows}
+
+
+def joined(old, new):
+    "Rows of both, the new ones where input and seed are the same"
+    done = {(r["input"], r["seed"]) for r in new["rows"]}
+    return new | {"rows": [r for r in old.get("rows", []) if (r["input"], r["seed"]) not in done] + new["rows"]}
 
 
 def paired(table):
@@ -154,13 +161,13 @@ def main():
     p.add_argument("--seeds", type=int, nargs="+")
     p.add_argument("--images", type=int, default=1200)
     p.add_argument("--run", type=Path)
-    p.add_argument("--features", nargs="+", default=["contrastive", "histograms"])
+    p.add_argument("--features", nargs="+", default=["histograms", "contrastive", "pixels"])
     p.add_argument("--json", type=Path)
     a = p.parse_args()
     torch.set_num_threads(1)
     kept = read_json(a.json) if a.json and a.json.is_file() else {}
     if a.run:
-        found = {"on images": on_run(a.run, a.features, a.seeds or [0, 1, 2])}
+        found = {"on images": joined(kept.get("on images", {}), on_run(a.run, a.features, a.seeds or [0, 1, 2]))}
         print(pd.DataFrame(found["on images"]["rows"]).groupby(["input", "method"], sort=False).mean().round(3).drop(columns="seed").to_string())
     else:
         rows = []

@@ -79,7 +79,7 @@ def _built(kind: type, config: dict, folder: Path, device: str) -> Representatio
     return kind(**params | ({"device": device} if "device" in params else {}))
 
 # %% ../nbs/47b_encoders.ipynb #14ca5688
-def _same(found: str, wanted: str, what: str) -> None:
+def _same(found, wanted, what: str | Path) -> None:
     if found != wanted: raise Corrupt(f"{what} is not what was saved; restore it, or fit and save the representation again")
 
 
@@ -89,7 +89,9 @@ def _filled(made: Representation, config: dict, folder: Path, device: str) -> Re
         _same(made.fit().weights_, config["weights"], f"the network {config['params']['name']} on this machine")
     if "arrays" in config:
         _same(file_digest(folder / "arrays.safetensors"), config["sha256"], folder / "arrays.safetensors")
-        vars(made).update(load_file(folder / "arrays.safetensors"))
+        arrays = load_file(folder / "arrays.safetensors")
+        _same(sorted(arrays), config["arrays"], folder / "arrays.safetensors")
+        vars(made).update(arrays)
     if "model" in config:
         _same(file_digest(folder / "model" / FILES[0]), config["model"], folder / "model")
         made.model_ = load_model(folder / "model")[0].to(device)

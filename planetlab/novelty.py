@@ -195,5 +195,5 @@ def show_hidden(
     ax.plot(t.precision, y, "o", ms=5, color=colour_of(0), label=f"among the first {n}")
     ax.plot(t.chance, y, "|", ms=12, color="k", label="chance")
     ax.set(yticks=y, yticklabels=[f"{name} ({of})" for name, of in t.of.items()], xlim=(-0.02, 1.02), xlabel="share that is novel", title=title)
-    ax.legend(frameon=False, fontsize=8, loc="lower right")
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return ax

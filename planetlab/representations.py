@@ -222,6 +222,10 @@ class Combined(Representation):
     ):
         self.parts = parts
 
+    def get_params(self, deep: bool = True) -> dict: # Also of the parts, such as `parts0__keep`
+        named = {f"parts{i}": p for i, p in enumerate(self.parts)} if deep else {}
+        return super().get_params(deep) | named | {f"{n}__{k}": v for n, p in named.items() for k, v in p.get_params().items()}
+
     def fit(self, images: np.ndarray, groups: Sequence | None = None):
         self.scale_ = np.array([1 / max(np.sqrt(_fitted(p, images, groups)[0].var(0).sum()), 1e-12) for p in self.parts], "float32")
         return self
