@@ -25,8 +25,9 @@ from sklearn.metrics import adjusted_rand_score
 
 from planetlab import __version__
 from planetlab.cluster import fit_clusters, fit_reduction, umap_map
+from planetlab.consensus import consensus
 from planetlab.core import need, write_json
-from planetlab.scale import FastKMeans, Placed, consensus, fit_many
+from planetlab.scale import FastKMeans, Placed, fit_many
 
 D, K = 64, 16
 DATA = {"overlapping": (0.3, D), "apart": (1.0, D), "8 columns, near": (3.0, 8), "8 columns, far": (4.0, 8)} # Spread, columns

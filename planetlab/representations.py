@@ -4,37 +4,38 @@
 
 # %% auto #0
 __all__ = ['BATCH', 'MOST', 'resized', 'Representation', 'Pixels', 'Histograms', 'RandomEncoder', 'LearnedAutoencoder',
-           'Contrastive', 'Combined', 'RelevantComponents', 'save_representation', 'load_representation',
-           'representations', 'iter_described']
+           'Contrastive', 'Combined', 'RelevantComponents', 'representations', 'iter_described']
 
 # %% ../nbs/47_representations.ipynb #23adba37
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 from skimage.feature import hog
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from .core import BadInput, Corrupt, ModelMismatch, atomic, read_json, write_json
+from .core import BadInput
 from .models.autoencoder import PRESETS, Autoencoder, vae_loss, vector
 from .models.contrastive import Change, Contrast, ConvEncoder, Pairs
 from .models.objective import Objective, mse
 from .models.unpooled import Unpooled
-from .share import load_model, save_model
+from .relevant import relevant_axes
 from .train import Recipe, fit
 
 # %% ../nbs/47_representations.ipynb #295034fd
 BATCH, MOST = 256, 20_000 # Images described at once; images that components are learned from
+
+
+def _drawn(n: int, groups: Sequence | None = None) -> np.ndarray: # (≤ MOST,) int, evenly; whole groups, where there are groups
+    if n <= MOST or groups is None: return np.unique(np.linspace(0, n - 1, min(n, MOST)).astype(int))
+    return np.flatnonzero(np.unique(groups, return_inverse=True)[1] % -(-n // MOST) == 0)[:MOST]
 
 
 def resized(
@@ -57,7 +58,7 @@ class Representation(TransformerMixin, BaseEstimator):
         groups: Sequence | None = None, # (N,) images that may show the same, such as a burst; each by itself if None
     ): # Itself
         "Learn what there is to learn"
-        rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), MOST)).astype(int))
+        rows = _drawn(len(images))
         self.learn_components(np.concatenate([self.raw(images[rows[i:i + BATCH]]) for i in range(0, len(rows), BATCH)]))
         return self
 
@@ -209,8 +210,8 @@ class Contrastive(Representation):
     def raw(self, images: np.ndarray) -> np.ndarray: return _encoded(self.model_, resized(images, self.size))
 
 # %% ../nbs/47_representations.ipynb #e9a0d74d
-def _fitted(part: Representation, images: np.ndarray, groups: Sequence | None) -> np.ndarray: # Rows it is fitted on, described
-    rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), MOST)).astype(int))
+def _fitted(part: Representation, images: np.ndarray, groups: Sequence | None) -> tuple[np.ndarray, np.ndarray | None]: # Drawn rows, described; their groups
+    rows = _drawn(len(images), groups)
     return part.fit(images, groups).transform(images[rows]), None if groups is None else np.asarray(groups)[rows]
 
 # %% ../nbs/47_representations.ipynb #7e4ccbc9
@@ -220,6 +221,10 @@ class Combined(Representation):
         parts: Sequence[Representation], # Two or more, not fitted
     ):
         self.parts = parts
+
+    def get_params(self, deep: bool = True) -> dict: # Also of the parts, such as `parts0__keep`
+        named = {f"parts{i}": p for i, p in enumerate(self.parts)} if deep else {}
+        return super().get_params(deep) | named | {f"{n}__{k}": v for n, p in named.items() for k, v in p.get_params().items()}
 
     def fit(self, images: np.ndarray, groups: Sequence | None = None):
         self.scale_ = np.array([1 / max(np.sqrt(_fitted(p, images, groups)[0].var(0).sum()), 1e-12) for p in self.parts], "float32")
@@ -238,62 +243,13 @@ class RelevantComponents(Representation):
         self.base, self.keep, self.shrink = base, keep, shrink
 
     def fit(self, images: np.ndarray, groups: Sequence | None = None):
-        if groups is None or len(set(groups)) == len(images): raise BadInput("no two images share a group; give groups, such as the burst of each image")
+        if groups is None: raise BadInput("no groups; give those of images that show the same thing, such as the burst of each")
         z, groups = _fitted(self.base, images, groups)
-        _, ids, n = np.unique(groups, return_inverse=True, return_counts=True)
-        centres = np.stack([np.bincount(ids, column) for column in z.T.astype(float)], 1) / n[:, None]
-        inner = (z - centres[ids]).T @ (z - centres[ids]) / len(z)
-        inner = (1 - self.shrink) * inner + (self.shrink * np.trace(inner) / len(inner) + 1e-12) * np.eye(len(inner))
-        size, axes = np.linalg.eigh(inner)
-        self.white_ = (axes / np.sqrt(size)).astype("float32")
+        self.white_ = relevant_axes(z, groups, self.shrink).astype("float32")
         self.learn_components(z @ self.white_)
         return self
 
     def raw(self, images: np.ndarray) -> np.ndarray: return self.base.transform(images) @ self.white_
-
-# %% ../nbs/47_representations.ipynb #8e2561d2
-def save_representation(
-    folder: str | Path,   # Made if missing
-    fitted: Representation,
-) -> None:
-    "Save a fitted representation as numbers and a description"
-    check_is_fitted(fitted)
-    folder, kind, params = Path(folder), type(fitted), fitted.get_params(deep=False)
-    parts = {k: v if isinstance(v, (list, tuple)) else [v] for k, v in params.items() if k in ("parts", "base")}
-    for name, members in parts.items():
-        for i, member in enumerate(members): save_representation(folder / f"{name}{i}", member)
-    arrays = {k: np.ascontiguousarray(v) for k, v in vars(fitted).items() if k.endswith("_") and isinstance(v, np.ndarray)}
-    if arrays:
-        with atomic(folder / "arrays.safetensors") as p: save_file(arrays, p)
-    if hasattr(fitted, "model_"): save_model(folder / "model", fitted.model_, {"representation": kind.__name__})
-    words = {k: asdict(v) if is_dataclass(v) else v for k, v in params.items() if k not in parts}
-    write_json(folder / "representation.json", {"kind": kind.__name__, "params": words,
-               "parts": {k: [len(v), isinstance(params[k], (list, tuple))] for k, v in parts.items()}, "arrays": sorted(arrays),
-               "model": hasattr(fitted, "model_")})
-
-# %% ../nbs/47_representations.ipynb #1854684a
-def load_representation(
-    folder: str | Path, # Written by `save_representation`
-) -> Representation: # Ready to `transform`
-    "Rebuild a fitted representation; raises `Corrupt` or `ModelMismatch` if it is not what it says"
-    folder = Path(folder)
-    config = read_json(folder / "representation.json")
-    kinds, kind = {c.__name__: c for c in Representation.__subclasses__()}, config.get("kind") if isinstance(config, dict) else None
-    if kind not in kinds: raise ModelMismatch(f"{folder} names {kind!r}; known are {', '.join(kinds)}; import planetlab.backbones for those trained elsewhere")
-    try:
-        params = {k: Change(**v) if k == "change" else v for k, v in config["params"].items()}
-        for k, (n, several) in config["parts"].items():
-            members = [load_representation(folder / f"{k}{i}") for i in range(n)]
-            params[k] = members if several else members[0]
-        found = kinds[kind](**params)
-        if not config["arrays"] and not config["model"]: return found.fit()
-        arrays = load_file(folder / "arrays.safetensors") if config["arrays"] else {}
-        if sorted(arrays) != config["arrays"]: raise Corrupt(f"{folder} lacks some of {config['arrays']}; save it again")
-        vars(found).update(arrays)
-        if config["model"]: found.model_ = load_model(folder / "model")[0].to(getattr(found, "device", "cpu"))
-    except (AttributeError, TypeError, KeyError, ValueError, SafetensorError, FileNotFoundError) as e:
-        raise ModelMismatch(f"{folder} does not fit this planetlab: {e}") from e
-    return found
 
 # %% ../nbs/47_representations.ipynb #bafa7f71
 def representations(

@@ -9,11 +9,12 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import check_estimator
 
 from planetlab.chips import Chips
+from planetlab.consensus import consensus, vote
 from planetlab.core import BadInput
 from planetlab.models.autoencoder import Autoencoder
 from planetlab.models.deepcluster import (Heads, Joint, Targets, fit_heads, fit_joint, neighbours, sharpened, soft_labels,
                                           with_centres)
-from planetlab.scale import FastKMeans, consensus, fit_many, vote
+from planetlab.scale import FastKMeans, fit_many
 from planetlab.train import Recipe
 
 

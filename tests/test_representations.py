@@ -8,12 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planetlab.backbones import MissingWeights, Pretrained, text_image
-from planetlab.core import BadInput, Corrupt, ModelMismatch
-from planetlab.models.contrastive import Change, ConvEncoder, Pairs, contrast, draw_views, gradients, redundancy
+from planetlab.core import BadInput, Corrupt, ModelMismatch, digest
+from planetlab.encoders import load_representation, save_representation
+from planetlab.models.contrastive import Change, ConvEncoder, Pairs, contrast, draw_views, gradients
 from planetlab.models.unpooled import Unpooled
 from planetlab.models.autoencoder import preset
+from planetlab.naming import score_names
+from planetlab.relevant import relevant_axes, share_within
 from planetlab.representations import (Combined, Contrastive, Histograms, LearnedAutoencoder, Pixels, RandomEncoder,
-                                       RelevantComponents, load_representation, representations, resized, save_representation)
+                                       RelevantComponents, representations, resized)
+from planetlab.scale import FastKMeans
+from planetlab.worlds.rover import rover_images
 
 RNG = np.random.default_rng(0)
 IMAGES = (np.kron(RNG.random((40, 3, 4, 4)), np.ones((8, 8))) * 255).astype("uint8")
@@ -79,7 +84,7 @@ def test_views_stay_pictures(seed):
 def test_losses_do_not_mind_the_order_of_pairs_and_ignore_their_own_group():
     z, groups, order = torch.randn(16, 4), torch.tensor([0, 0, 1, 2, 3, 3, 4, 5]), torch.randperm(8)
     both = torch.cat([order, order + 8])
-    for kind in (contrast, redundancy): torch.testing.assert_close(kind(z, groups), kind(z[both], groups[order]))
+    torch.testing.assert_close(contrast(z, groups), contrast(z[both], groups[order]))
     moved = z.clone()
     moved[1] = moved[0]                     # a copy within the group of row 0 changes nothing for row 0's own competitors
     alone = contrast(z[[0, 8]], groups[:1])
@@ -100,18 +105,72 @@ def test_what_is_no_image(bad):
     with pytest.raises(BadInput, match="give"): resized(bad, 16)
 
 
+@pytest.mark.parametrize("name", representations())
+def test_every_constructor_comes_back(name, tmp_path):
+    r = representations()[name]
+    for key in r.get_params():
+        if key.rpartition("__")[2] == "epochs": r.set_params(**{key: 1})
+        if key.rpartition("__")[2] == "widths": r.set_params(**{key: (8, 16)})
+    z = r.fit(IMAGES, GROUPS).transform(IMAGES[:9])
+    said = save_representation(tmp_path, r)
+    back = load_representation(tmp_path)
+    np.testing.assert_allclose(back.transform(IMAGES[:9]), z, rtol=1e-3, atol=1e-3)
+    assert save_representation(tmp_path / "again", back) == said and type(back) is type(r)
+    assert not [p for p in tmp_path.rglob("*") if p.suffix in (".pkl", ".pt", ".joblib", ".npy")]
+
+
 def test_damaged_folders(tmp_path):
     with pytest.raises(Corrupt): load_representation(tmp_path)
-    save_representation(tmp_path, Pixels(8, 3).fit(IMAGES))
-    config = json.loads((tmp_path / "representation.json").read_text())
-    for damage in ({"kind": "os.system"}, {"params": {"side": 3}}, {"arrays": ["mean_"]}):
-        (tmp_path / "representation.json").write_text(json.dumps({**config, **damage}))
-        with pytest.raises((ModelMismatch, Corrupt)): load_representation(tmp_path)
-    (tmp_path / "representation.json").write_text(json.dumps(config))
-    (tmp_path / "arrays.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ModelMismatch): load_representation(tmp_path)
-    (tmp_path / "arrays.safetensors").unlink()
-    with pytest.raises(ModelMismatch): load_representation(tmp_path)
+    save_representation(tmp_path, Combined([Pixels(8, 3), Pixels(4, 2)]).fit(IMAGES))
+    about, arrays = tmp_path / "representation.json", tmp_path / "parts1" / "arrays.safetensors"
+    whole, numbers = about.read_text(), arrays.read_bytes()
+    config = json.loads(whole)
+    plain = {k: v for k, v in config.items() if k not in ("name", "planetlab")}
+    for damage in ({"kind": "os.system"}, {"params": {"side": 3}}, {"arrays": ["axes_"]}, {"members": {}}):
+        for changed in (config | damage, plain | damage | {"name": digest(plain | damage, 16)}): # by accident, and with a name that fits
+            about.write_text(json.dumps(changed))
+            with pytest.raises((ModelMismatch, Corrupt)): load_representation(tmp_path).transform(IMAGES)
+    about.write_text(whole)
+    for damage in (numbers[:-1], numbers[:-1] + bytes([numbers[-1] ^ 1]), b"nothing"):
+        arrays.write_bytes(damage)
+        with pytest.raises(Corrupt, match="not what was saved"): load_representation(tmp_path)
+    arrays.unlink()
+    with pytest.raises(Corrupt): load_representation(tmp_path)
+    save_representation(tmp_path / "parts1", Pixels(4, 1).fit(IMAGES))
+    with pytest.raises(Corrupt, match="parts1"): load_representation(tmp_path)  # whole in itself, and another's
+
+
+def test_an_encoder_comes_back_where_there_is_no_gpu(tmp_path):
+    r = Contrastive(16, (8, 16), epochs=1, keep=4).fit(IMAGES, GROUPS)
+    save_representation(tmp_path, r.set_params(device="cuda:7"))
+    back = load_representation(tmp_path)
+    assert back.device == "cpu" and back.transform(IMAGES[:2]).shape == (2, 4)
+
+
+def test_other_weights_of_a_backbone_are_refused(tmp_path):
+    r = Pretrained("resnet18.a1_in1k", 32, pretrained=False).fit()
+    r.weights_ = "0" * 64
+    save_representation(tmp_path, r)
+    with pytest.raises(Corrupt, match="resnet18.a1_in1k on this machine"): load_representation(tmp_path)
+
+
+def test_whole_groups_are_drawn(monkeypatch):
+    monkeypatch.setattr("planetlab.representations.MOST", 10)                # far fewer than the images: bursts must stay whole
+    z = RelevantComponents(Pixels(8, 5), 3).fit(IMAGES, GROUPS).transform(IMAGES)
+    assert z.shape == (40, 3) and np.isfinite(z).all()
+
+
+@given(st.integers(2, 30), st.integers(1, 5), st.integers(0, 99))
+@settings(max_examples=15, deadline=None)
+def test_relevant_axes_ask_nothing_but_what_varies_within(n, d, seed):
+    rng = np.random.default_rng(seed)
+    groups = np.r_[0, 0, rng.integers(1, 1 + n // 2, n)]
+    z, order = rng.normal(size=(len(groups), d)) + 5 * groups[:, None], rng.permutation(len(groups))
+    if len(set(groups)) == len(groups): return
+    axes, again = relevant_axes(z, groups), relevant_axes((z - 9 * groups[:, None])[order], groups[order].astype(str))
+    np.testing.assert_allclose(again @ again.T, axes @ axes.T, rtol=1e-6, atol=1e-9)   # the same measure of distance
+    assert 0 <= share_within(z, groups) <= 1
+    assert share_within(z @ axes, groups) == pytest.approx(share_within(z @ axes @ np.linalg.qr(rng.normal(size=(d, d)))[0], groups))
 
 
 def test_weights_that_are_not_here(tmp_path, monkeypatch):
@@ -133,3 +192,18 @@ def test_backbone_plumbing(tmp_path):
 def test_names_are_new_each_time():
     assert all(type(r) is type(representations()[k]) and r is not representations()[k] for k, r in representations().items())
     assert ConvEncoder(size=32, widths=[8, 16]).encode(torch.rand(2, 3, 32, 32)).norm(dim=1).allclose(torch.ones(2))
+
+
+def test_vgg_learns_something_in_an_epoch():
+    first, *_, last = LearnedAutoencoder("rover_vgg11", 32, epochs=3).fit(IMAGES).history_
+    assert last["val_loss"] < first["val_loss"]
+
+
+def test_a_synthetic_rover_is_sorted():
+    images, table = rover_images(800, np.random.default_rng(0), 48)
+    learn, k = (table.split == "train").to_numpy(), 100
+    r = RelevantComponents(Histograms(48, keep=150), 50).fit(images[learn], table.sequence[learn].to_numpy())
+    c = FastKMeans(k, n_init=3).fit(r.transform(images[learn])).predict(r.transform(images))
+    mine, new = (score_names(table.label[m], c[m], k=k, rng=np.random.default_rng(0))["purity"] for m in (learn, ~learn))
+    assert mine.value >= 0.9 and mine.random < 0.6                                   # in sample; on new sols it is less
+    assert new.value > new.random + 0.25

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from planetlab import search
 from planetlab.cluster import exemplars
 from planetlab.core import BadInput, MissingExtra
-from planetlab.novelty import fuse, judge_novelty, precision_at, rank_novelty, rankers, show_precision
+from planetlab.novelty import fuse, judge_each, judge_novelty, precision_at, rank_novelty, rankers, show_hidden, show_precision
 from planetlab.search import about_clusters, boundary, build_index, find, like, lists, recall, write_sheets
 
 settings.register_profile("search", deadline=None, max_examples=30)
@@ -193,3 +193,19 @@ def test_every_ranker_finds_what_lies_apart():
     assert (judged.precision > 0.9).all() and (judged.chance < 0.2).all() and len(judged) == 1 + len(rankers())
     assert len(show_precision(judged).get_lines()) == 7
     with pytest.raises(BadInput, match="split whole groups"): judge_novelty(z, table, np.arange(600) % 2 == 0, [1], rng=rng())
+
+
+def test_each_class_in_its_turn():
+    label = rng().integers(4, size=400)
+    label[:3], label[3] = 4, -1 # a class with too few images, and one without a label
+    table = pd.DataFrame({"label": label, "group": np.arange(400) // 4}).assign(name=lambda t: t.label.map({0: "a", 1: "b", 2: "c", 3: "d", 4: "rare"}).fillna(""))
+    z, train, ask = rng(1).normal(size=(400, 3)) + 6 * np.eye(4)[np.clip(label, 0, 3)][:, :3], np.arange(400) >= 200, {"far": rankers()["Mahalanobis"]}
+    every = judge_each(z, table, train, asked=ask, at=(5, 20), rng=rng())
+    assert list(every.index.unique("hidden")) == ["a", "b", "c", "d"] and len(every) == 4 * 2 * 2
+    assert (every.low <= every.precision).all() and (every.precision <= every.high).all()
+    assert every.chance.to_numpy() == pytest.approx((every.of / every.ranked).to_numpy())
+    assert judge_each(z, table, train, ["c"], ask, (20,), rng=rng()).loc["c"].precision.tolist() == judge_novelty(z, table, train, [2], ask, at=(20,), rng=rng()).precision.tolist()
+    for hidden in (["e"], ["rare"], "a", [""], [2]):
+        with pytest.raises(BadInput, match=r"a \(\d+\), b \(\d+\)"): judge_each(z, table, train, hidden, ask, rng=rng())
+    with pytest.raises(BadInput, match="are: none"): judge_each(z, table.assign(label=-1), train, rng=rng())
+    assert [t.get_text()[0] for t in show_hidden(every, 20).get_yticklabels()] == list(every.xs(("fused", 20), level=("ranker", "n")).precision.sort_values().index)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
-from sklearn.covariance import empirical_covariance, shrunk_covariance
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from ..chips import Chips, take
 from ..core import BadInput
 from .autoencoder import Autoencoder, vector
 from .objective import Objective, mse
+from ..relevant import relevant_axes
 from ..train import Constant, Recipe, TrainState, fit
 
 # %% ../../nbs/36_models.deepcluster.ipynb #45a8fd7b
@@ -91,19 +91,10 @@ def with_centres(
     with torch.no_grad():
         parts = zip(chips.x.split(512), chips.valid.split(512))
         z = torch.cat([model.describe(x.to(device), v.to(device)).cpu() for x, v in parts]).numpy()
-        axes = (np.eye(z.shape[1]) if bursts is None else _within(z, bursts)).astype("float32")
+        axes = (np.eye(z.shape[1]) if bursts is None else relevant_axes(z, bursts)).astype("float32")
         model.axes.copy_(torch.from_numpy(axes))
         model.centres.copy_(torch.from_numpy(KMeans(k, n_init=10, random_state=seed).fit(z @ axes).cluster_centers_))
     return model
-
-
-def _within(z: np.ndarray, bursts: Sequence) -> np.ndarray: # (D, D), by which bursts vary by about 1 in every direction
-    if len(bursts) != len(z) or not 1 < len(set(bursts)) < len(z):
-        raise BadInput(f"{len(set(bursts))} bursts for {len(z)} chips; name the burst of each, or leave `bursts` out")
-    ids, n = np.unique(np.asarray(bursts), return_inverse=True, return_counts=True)[1:]
-    means = np.stack([np.bincount(ids, column) for column in z.T], 1) / n[:, None]
-    size, axes = np.linalg.eigh(shrunk_covariance(empirical_covariance(z - means[ids], assume_centered=True), 0.3))
-    return axes / np.sqrt(size)
 
 # %% ../../nbs/36_models.deepcluster.ipynb #16743a43
 def relit(
