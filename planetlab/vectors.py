@@ -171,7 +171,8 @@ def _united(done: _Open) -> np.ndarray: # (n,) polygons and multipolygons
     shapes, bounds = done.shapes[order], np.searchsorted(done.owner[order], np.arange(len(done.table) + 1))
     whole = shapely.is_valid(shapes)
     merged = [shapes[a] if b - a == 1 and whole[a] else shapely.union_all(shapes[a:b]) for a, b in pairwise(bounds)]
-    return shapely.normalize(_corners(np.array(merged, object)))
+    shapes = _corners(np.array(merged, object))
+    return shapely.normalize(np.where(shapely.get_num_geometries(shapes) == 1, shapely.get_geometry(shapes, 0), shapes))
 
 # %% ../nbs/51_vectors.ipynb #e1d68562
 def _unfold(
@@ -230,7 +231,7 @@ def _places(lines: np.ndarray, owner: np.ndarray, grid: Grid, body: Body) -> tup
 def _rectangle(xy: np.ndarray, owner: np.ndarray, n: int) -> tuple[np.ndarray, ...]: # (n,) length, width, m; azimuth, degrees
     "The smallest rectangle around the points of each object"
     box = np.full((n, 5, 2), np.nan)
-    box[np.unique(owner)] = shapely.get_coordinates(shapely.oriented_envelope(shapely.multipoints(xy, indices=np.unique(owner, return_inverse=True)[1]))).reshape(-1, 5, 2)
+    box[np.unique(owner)] = shapely.get_coordinates(shapely.oriented_envelope(shapely.linestrings(xy, indices=np.unique(owner, return_inverse=True)[1]))).reshape(-1, 5, 2)
     sides = np.diff(box[:, :3], axis=1)
     size = np.linalg.norm(sides, axis=2)
     dx, dy = sides[np.arange(n), (size[:, 1] > size[:, 0]).astype(int)].T
@@ -240,7 +241,9 @@ def _rectangle(xy: np.ndarray, owner: np.ndarray, n: int) -> tuple[np.ndarray, .
 def _measure(shapes: np.ndarray, cuts: np.ndarray, grid: Grid, body: Body) -> dict[str, np.ndarray]: # (n,) each
     "True measures of objects in pixel coordinates"
     n = len(shapes)
-    lon, lat, line, owner = _places(*shapely.get_rings(shapes, return_index=True), grid, body)
+    parts, of = shapely.get_parts(shapes, return_index=True)
+    rings, part = shapely.get_rings(parts, return_index=True)
+    lon, lat, line, owner = _places(rings, of[part], grid, body)
     outline, faces = _around(lon, lat, line, owner, n, body)
     cuts, of = shapely.get_parts(cuts, return_index=True)
     if len(cuts): outline = outline - 2 * _around(*_places(cuts, of, grid, body), n, body)[0]
