@@ -198,12 +198,13 @@ def _unfold(
     return shapely.union_all([translate(p, (turn[k] - min(turn.values())) * width) for k, p in enumerate(parts)]), None
 
 # %% ../nbs/51_vectors.ipynb #9d4957ce
-def _local_xy(lon: np.ndarray, lat: np.ndarray, lon0: np.ndarray, lat0: np.ndarray, body: Body) -> np.ndarray: # (N, 2) m
+def _local_xy(lon: np.ndarray, lat: np.ndarray, lon0: np.ndarray, lat0: np.ndarray, body: Body) -> np.ndarray: # (N, 2) m; NaN beyond 90 degrees
     "Points on the maps of `local_crs` around as many places"
     a, b = body.equatorial_m, body.polar_m
     turn, lat, lat0 = np.radians(lon - lon0), np.radians(lat), np.radians(lat0)
     radius = a * b / np.hypot(b * np.cos(lat0), a * np.sin(lat0))
-    scale = 2 * radius / (1 + np.sin(lat0) * np.sin(lat) + np.cos(lat0) * np.cos(lat) * np.cos(turn))
+    near = np.sin(lat0) * np.sin(lat) + np.cos(lat0) * np.cos(lat) * np.cos(turn)
+    scale = 2 * radius / np.where(near < 0, np.nan, 1 + near)
     return np.c_[scale * np.cos(lat) * np.sin(turn), scale * (np.cos(lat0) * np.sin(lat) - np.sin(lat0) * np.cos(lat) * np.cos(turn))]
 
 
@@ -229,9 +230,12 @@ def _places(lines: np.ndarray, owner: np.ndarray, grid: Grid, body: Body) -> tup
 
 
 def _rectangle(xy: np.ndarray, owner: np.ndarray, n: int) -> tuple[np.ndarray, ...]: # (n,) length, width, m; azimuth, degrees
-    "The smallest rectangle around the points of each object"
-    box = np.full((n, 5, 2), np.nan)
-    box[np.unique(owner)] = shapely.get_coordinates(shapely.oriented_envelope(shapely.linestrings(xy, indices=np.unique(owner, return_inverse=True)[1]))).reshape(-1, 5, 2)
+    "The smallest rectangle around the points of each object; NaN for one that no local map holds"
+    box, wide = np.full((n, 5, 2), np.nan), np.zeros(n, bool)
+    wide[owner[np.isnan(xy[:, 0])]] = True
+    here = ~wide[owner]
+    ids, index = np.unique(owner[here], return_inverse=True)
+    box[ids] = shapely.get_coordinates(shapely.oriented_envelope(shapely.linestrings(xy[here], indices=index))).reshape(-1, 5, 2)
     sides = np.diff(box[:, :3], axis=1)
     size = np.linalg.norm(sides, axis=2)
     dx, dy = sides[np.arange(n), (size[:, 1] > size[:, 0]).astype(int)].T
