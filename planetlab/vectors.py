@@ -23,7 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from shapely.affinity import translate
 from skimage.measure import label
 
-from .areas import check_classes, class_names, column_deg, pixel_area_m2, surface_xyz
+from .areas import check_classes, class_names, column_deg, local_xy, pixel_area_m2, surface_xyz
 from .bodies import Body, datum_of, to_centric, to_lonlat
 from .core import BadInput
 from .grid import Grid, res_m
@@ -146,10 +146,8 @@ def _pick(state: _Open, which: np.ndarray) -> _Open:
     return _Open(state.table[which].reset_index(drop=True), state.shapes[mine], new[state.owner[mine] + 1] - 1, new[state.line])
 
 # %% ../nbs/51_vectors.ipynb #771c7ab1
-def _corners(
-    shapes: np.ndarray, # Polygons or multipolygons
-) -> np.ndarray: # The same, without points on straight edges
-    "Outlines with nothing but corners"
+def _corners(shapes: np.ndarray) -> np.ndarray:
+    "Polygons without points on straight edges"
     kind, xy, offsets = shapely.to_ragged_array(shapes)
     start, stop = offsets[0][:-1], offsets[0][1:] - 1 # the last point of a ring is its first
     here = np.delete(np.arange(len(xy)), stop)
@@ -175,11 +173,7 @@ def _united(done: _Open) -> np.ndarray: # (n,) polygons and multipolygons
     return shapely.normalize(np.where(shapely.get_num_geometries(shapes) == 1, shapely.get_geometry(shapes, 0), shapes))
 
 # %% ../nbs/51_vectors.ipynb #e1d68562
-def _unfold(
-    shape: shapely.Geometry, # An object in pixel coordinates
-    width: int,              # Of the raster, px
-    eight: bool,             # Pixels that touch at a corner are connected
-) -> tuple[shapely.Geometry, shapely.Geometry | None]: # In one piece; the cut that is no outline, if it goes round the world
+def _unfold(shape: shapely.Geometry, width: int, eight: bool) -> tuple: # In one piece; the cut that is no outline, if it goes round the world
     "Put together what the edge of a map of the whole world cut"
     parts = shapely.get_parts(shape)
     left, right = (shapely.intersection(parts, shapely.LineString([(x, -1), (x, 1e9)])) for x in (0, width))
@@ -198,16 +192,6 @@ def _unfold(
     return shapely.union_all([translate(p, (turn[k] - min(turn.values())) * width) for k, p in enumerate(parts)]), None
 
 # %% ../nbs/51_vectors.ipynb #9d4957ce
-def _local_xy(lon: np.ndarray, lat: np.ndarray, lon0: np.ndarray, lat0: np.ndarray, body: Body) -> np.ndarray: # (N, 2) m; NaN beyond 90 degrees
-    "Points on the maps of `local_crs` around as many places"
-    a, b = body.equatorial_m, body.polar_m
-    turn, lat, lat0 = np.radians(lon - lon0), np.radians(lat), np.radians(lat0)
-    radius = a * b / np.hypot(b * np.cos(lat0), a * np.sin(lat0))
-    near = np.sin(lat0) * np.sin(lat) + np.cos(lat0) * np.cos(lat) * np.cos(turn)
-    scale = 2 * radius / np.where(near < 0, np.nan, 1 + near)
-    return np.c_[scale * np.cos(lat) * np.sin(turn), scale * (np.cos(lat0) * np.sin(lat) - np.sin(lat0) * np.cos(lat) * np.cos(turn))]
-
-
 def _around(lon: np.ndarray, lat: np.ndarray, line: np.ndarray, owner: np.ndarray, n: int, body: Body) -> tuple[np.ndarray, np.ndarray]: # (n,) m; (n, 3)
     "Length of the lines of each object, and the vector its surface faces"
     xyz = surface_xyz(lon, lat, body)
@@ -253,7 +237,7 @@ def _measure(shapes: np.ndarray, cuts: np.ndarray, grid: Grid, body: Body) -> di
     if len(cuts): outline = outline - 2 * _around(*_places(cuts, of, grid, body), n, body)[0]
     x, y, z = faces.T * -np.sign(grid.transform.determinant) * (-1 if datum_of(grid.crs).west else 1) # outwards
     lon0, lat0 = np.degrees(np.arctan2(y, x)), to_centric(np.degrees(np.arctan2(z, np.hypot(x, y))), body)
-    length, width, azimuth = _rectangle(_local_xy(lon, lat, lon0[owner], lat0[owner], body), owner, n)
+    length, width, azimuth = _rectangle(local_xy(lon, lat, lon0[owner], lat0[owner], body), owner, n)
     return {"perimeter_m": outline, "length_m": length, "width_m": width, "azimuth_deg": azimuth, "lon": lon0, "lat": lat0}
 
 # %% ../nbs/51_vectors.ipynb #2c521368
