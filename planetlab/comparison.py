@@ -151,9 +151,9 @@ def judge_clusters(
     apart = {i: (table.instrument == i).to_numpy() for i in sorted(set(table.instrument))}
     plain, out = table.assign(instrument="all"), {}
     for (name, k), runs in fits.items():
-        rng, both = np.random.default_rng(seed), []
+        both = []
         for part, rows in parts.items():
-            wanted = None if not (rows & named).any() else MAIN
+            rng, wanted = np.random.default_rng(seed), None if not (rows & named).any() else MAIN # of its own, whatever other parts there are
             both.append(judge_names(runs, plain, {part: rows}, named, k, metrics=wanted, rng=rng))
             if len(apart) < 2 or (rows & named).any(): continue
             both += [judge_names(runs, plain, {part: rows & here}, named, k, 100, MAIN, rng=rng).assign(instrument=i)
