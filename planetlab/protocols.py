@@ -62,6 +62,7 @@ def _carried(
     rng: np.random.Generator,
 ) -> dict[str, Score]: # carried, carried_f1 and the one-to-one variants
     "Names of one selection scored on another, beside those of shuffled clusters"
+    classes, clusters, groups, named, part = (v[named | part] for v in (classes, clusters, groups, named, part)) # others take no part in chance
     def said(how, c): return carry_names(how(classes[named], c[named]), c[part])
     out, shuffled = {}, [rng.permutation(clusters) for _ in range(5)]
     for name, how in (("carried", majority_names), ("carried_one_to_one", match_names)):
