@@ -6,7 +6,6 @@
 __all__ = ['iter_latents', 'mean_pool', 'attention_pool', 'write_latents', 'read_latents', 'Extraction', 'extract_latents']
 
 # %% ../nbs/40_latents.ipynb #a80eaf6e
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ from .blocks import Blocks, Part, check_same, finish, iter_blocks, merge_tables,
 from .chips import Chips, Symmetry, same
 from .core import BadInput, Corrupt, atomic, digest
 from .models.autoencoder import vector
+from .predict import weights_hash
 
 # %% ../nbs/40_latents.ipynb #02217016
 def iter_latents(
@@ -109,17 +109,6 @@ class Extraction:
     part: int = 4096                # Chips per part, about
 
 
-def _weights_hash(
-    model: nn.Module, # Of any kind
-) -> str: # SHA-256 of its class and all its numbers
-    "Name a model by its content"
-    sha = hashlib.sha256(type(model).__name__.encode())
-    for name, t in model.state_dict().items():
-        sha.update(name.encode())
-        sha.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return sha.hexdigest()
-
-
 def _whole_structures(
     ids: np.ndarray, # (N,) structure that each chip shows
     part: int,       # Chips per part, about
@@ -173,7 +162,7 @@ def extract_latents(
     "Describe every structure and write a table; nothing happens until you loop over it, and a table that is finished yields nothing"
     path, ids = Path(path), np.asarray(ids, str)
     blocks = Blocks(path.with_name(f".{path.stem}.blocks"), _whole_structures(ids, how.part), {
-        **source, "weights": _weights_hash(model), "symmetry": vars(how.symmetry), "pool": how.pool.__name__, "batch": how.batch,
+        **source, "weights": weights_hash(model), "symmetry": vars(how.symmetry), "pool": how.pool.__name__, "batch": how.batch,
         "ids": digest(ids.tolist(), 64), "columns": prefix, "planetlab": __version__})
     if path.exists():
         check_same(path, {k: v for k, v in read_about(path).items() if k != "dropped"}, blocks.identity)

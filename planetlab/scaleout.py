@@ -128,7 +128,7 @@ class Course(NamedTuple):
     waited: float      # Factor by which the file system slowed everybody down, 1 or more
     ends: np.ndarray   # (quads,) hours at which a quad was finished, rising
 
-
+# %% ../nbs/53_scaleout.ipynb #5e8102e8
 def simulate(
     load: Load,   # From `plan_planet`
     nodes: Nodes, # The machine

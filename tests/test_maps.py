@@ -97,7 +97,7 @@ def test_blocks_panels_and_threads_change_no_bit(tmp_path_factory, batch, block_
     for i, item in enumerate(job.blocks):
         parts.append(two / f"{i}.npy")
         _map_block(job, item, parts[-1])
-    _put_together(job, two, parts, two / "map.json")
+    _put_together(job, two, parts, two / "item.json")
     assert bits(one) == bits(two)
 
 
@@ -149,7 +149,7 @@ def test_killed_at_random_moments_the_map_has_the_same_bits(tmp_path, signal_):
     assert kills
     subprocess.run([sys.executable, "-c", job, str(tmp_path / "often")], check=True)
     assert bits(tmp_path / "once") == bits(tmp_path / "often")
-    assert sorted(p.name for p in (tmp_path / "often").iterdir()) == ["classes.tif", "map.json"]
+    assert sorted(p.name for p in (tmp_path / "often").iterdir()) == ["classes.tif", "item.json"]
 
 
 def test_no_seam_can_be_seen_for_any_model(tmp_path):
@@ -210,7 +210,7 @@ def test_a_model_for_something_else_is_refused(tmp_path):
 def test_a_broken_model_is_told(tmp_path, made, said):
     with pytest.raises(PlanetlabError, match=said):
         list(map_scene(scene_of(np.ones((1, 80, 80), "float32")), tmp_path, Predictor(made, 1, ("a",)), plan=MapPlan(64, 4, 8)))
-    assert not (tmp_path / "map.json").exists() and not list(tmp_path.glob("*.tif"))
+    assert not (tmp_path / "item.json").exists() and not list(tmp_path.glob("*.tif"))
 
 
 def test_a_corrupt_block_is_told_and_the_rest_is_kept(tmp_path):
@@ -235,7 +235,7 @@ def test_a_corrupt_block_is_told_and_the_rest_is_kept(tmp_path):
     next(rest)
     assert all(p.stat().st_mtime_ns == t for p, t in kept.items())
     list(rest)
-    assert (tmp_path / "m" / "map.json").exists()
+    assert (tmp_path / "m" / "item.json").exists()
 
 
 def test_places_that_cannot_be_written(tmp_path):
@@ -285,7 +285,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path):
     full = subprocess.run([sys.executable, "-c", limit + job, str(tmp_path / "m")], capture_output=True, text=True)
     assert full.returncode and "CannotWrite" in full.stderr
     kept = list((tmp_path / "m" / ".blocks").glob("[!.]*.npy"))
-    assert kept and not (tmp_path / "m" / "map.json").exists() and not list((tmp_path / "m").glob("*.tif*"))
+    assert kept and not (tmp_path / "m" / "item.json").exists() and not list((tmp_path / "m").glob("*.tif*"))
     subprocess.run([sys.executable, "-c", job, str(tmp_path / "m")], check=True)
     list(map_scene(open_scene(tmp_path / "s.tif"), tmp_path / "once", box(4), plan=MapPlan(48, 4, 8, block_px=3000)))
     assert bits(tmp_path / "m") == bits(tmp_path / "once")
