@@ -1,6 +1,6 @@
-"""Kill -9 extraction, export and training at random moments, let them go on, and compare every byte with an uninterrupted run
+"""Kill -9 extraction, export, mapping and training at random moments, let them go on, and compare every byte with an uninterrupted run
 
-    python benchmarks/kills.py [KILLS]
+    python benchmarks/kills.py [KILLS [JOB ...]]
 """
 import multiprocessing
 import random
@@ -20,7 +20,12 @@ from rasterio.crs import CRS
 from planetlab.chips import Chips, Symmetry, Views, take
 from planetlab.core import file_digest, write_json
 from planetlab.latents import Extraction, attention_pool, extract_latents
+from planetlab.maps import map_scene
 from planetlab.models.autoencoder import VAE, vae_loss
+from planetlab.outputs import class_map, confidence
+from planetlab.predictor import roughness
+from planetlab.scene import open_scene
+from planetlab.seams import MapPlan
 from planetlab.shards import plan_tiles, write_shard, write_tiles
 from planetlab.share import save_model
 from planetlab.train import Recipe, fit
@@ -61,6 +66,12 @@ def tiles(world: Path, out: Path) -> None:
     for _ in write_tiles(out / "maps", plan_tiles([world / "image.tif"], 64, 48), part_px=60_000, workers=2): pass
 
 
+def mapping(world: Path, out: Path) -> None:
+    rough = roughness(20.0, radius=4)
+    outputs, plan = [class_map(rough.classes), confidence()], MapPlan(64, 8, 8, block_px=20_000)
+    for _ in map_scene(open_scene(world / "image.tif"), out / "map", rough, outputs, plan=plan, workers=2): pass
+
+
 def training(world: Path, out: Path) -> None:
     model, views = small_vae(), Views(some_chips(128), Symmetry(turn=True), 64, generator=torch.Generator().manual_seed(1))
     rows = list(fit(model, vae_loss, views, views, Recipe(8), out / "state.pt"))
@@ -68,7 +79,7 @@ def training(world: Path, out: Path) -> None:
     save_model(out / "model", model, {"body": "Venus"})
 
 
-JOBS = {f.__name__: f for f in (extraction, shard, tiles, training)}
+JOBS = {f.__name__: f for f in (extraction, shard, tiles, mapping, training)}
 
 
 def products(out: Path) -> dict[str, str]:
@@ -80,7 +91,7 @@ def products(out: Path) -> dict[str, str]:
 def processes():
     "Where children start in milliseconds, with everything imported"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kills", "planetlab.latents", "planetlab.shards", "planetlab.train", "planetlab.models.autoencoder"])
+    context.set_forkserver_preload(["kills", "planetlab.latents", "planetlab.maps", "planetlab.shards", "planetlab.train", "planetlab.models.autoencoder"])
     return context
 
 
@@ -117,11 +128,11 @@ def killed(context, name: str, world: Path, out: Path, seconds: float, kills: in
     return done, same
 
 
-def main(wanted: int) -> None:
+def main(wanted: int, jobs=tuple(JOBS)) -> None:
     rng, context, folder = random.Random(0), processes(), Path(tempfile.mkdtemp(prefix="kills_"))
     make_world(folder)
-    seconds = {name: uninterrupted(context, name, folder, folder / name) for name in JOBS}
-    tally = {name: [0, 0, 0] for name in JOBS}
+    seconds = {name: uninterrupted(context, name, folder, folder / name) for name in jobs}
+    tally = {name: [0, 0, 0] for name in jobs}
     while sum(t[0] for t in tally.values()) < wanted:
         name = min(tally, key=lambda n: tally[n][0])
         kills, same = killed(context, name, folder, folder / name, seconds[name], rng.choice([1, 2, 3]), rng)
@@ -135,4 +146,4 @@ def main(wanted: int) -> None:
 
 if __name__ == "__main__":
     import kills # under its own name, so that children find the jobs
-    kills.main(int(sys.argv[1]) if len(sys.argv) > 1 else 50)
+    kills.main(int(sys.argv[1]) if len(sys.argv) > 1 else 50, tuple(sys.argv[2:]) or tuple(JOBS))

@@ -18,7 +18,7 @@ import shapely
 from pyproj import CRS as ProjCRS
 from pyproj import Geod, Proj
 from pyproj.database import query_crs_info
-from pyproj.exceptions import CRSError
+from pyproj.exceptions import CRSError, ProjError
 from rasterio.crs import CRS
 from shapely.geometry import Polygon
 
@@ -209,7 +209,8 @@ def _projection(wkt: str) -> tuple[Proj, bool, int]:
         raise BadInput(f"{crs.name}: latitudes on an ellipsoid may be planetocentric or planetographic; "
                        "give the raster a spherical CRS, such as the body's own `lonlat_crs`")
     graphic = datum.latitude != "sphere" and not (crs.is_geographic and datum.latitude == "centric")
-    return Proj(crs), graphic, -1 if datum.west else 1
+    try: return Proj(crs), graphic, -1 if datum.west else 1
+    except ProjError as e: raise BadInput(f"{crs.name} cannot be computed: {e}; give the raster a CRS whose parameters are right") from e
 
 
 def to_lonlat(

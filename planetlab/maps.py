@@ -294,7 +294,8 @@ def _put_together(job: Mapping, folder: Path, parts: Sequence[Path], path: Path)
     about = job.predict.about
     for n, output in enumerate(job.outputs):
         write_cog(folder / f"{output.name}.tif", job.scene.grid, output, _pieces(job, parts, n), {"made": job.identity})
-    model = Model(about["model"], about["model"], f"urn:sha256:{about['weights']}", job.predict.bands, about=about) if "weights" in about else None
+    name = str(about.get("model", "")).strip("_")
+    model = Model(name, name, f"urn:sha256:{about['weights']}", job.predict.bands, about=about) if "weights" in about else None
     item = map_item(folder, job.scene.grid, job.scene.body, job.outputs, model)
     item["properties"]["planetlab:made"] = job.identity
     write_json(path, item)

@@ -85,11 +85,12 @@ def _place_fields(
     properties = {"proj:code": code, "proj:wkt2": known and known.to_wkt("WKT2_2019"), "proj:projjson": known and known.to_json_dict(),
                   "proj:shape": list(grid.shape), "proj:transform": list(grid.transform)[:9], "proj:bbox": list(grid.bounds)}
     if grid.crs is None or body is None: return {"geometry": None}, properties
-    geometry, bounds = _around(footprint(grid, body))
+    properties["ssys:targets"] = [body.name]
+    try: geometry, bounds = _around(footprint(grid, body))
+    except BadInput as e: return {"geometry": None}, properties | {"description": f"no geometry: {e}"} # the maps are good all the same
     note = (f"geometry and bbox are east longitude and planetocentric latitude on {body.name}, in degrees; "
             "software that takes GeoJSON for WGS 84 will draw them on the Earth")
-    properties |= {"ssys:targets": [body.name], "description": note}
-    return {"geometry": json.loads(json.dumps(mapping(geometry))), "bbox": bounds}, properties # lists, as JSON has them
+    return {"geometry": json.loads(json.dumps(mapping(geometry))), "bbox": bounds}, properties | {"description": note} # lists, as JSON has them
 
 
 def _asset(

@@ -134,7 +134,7 @@ def test_killed_at_random_moments_the_map_has_the_same_bits(tmp_path, signal_):
     assert kills
     subprocess.run([sys.executable, "-c", job, str(tmp_path / "often")], check=True)
     assert bits(tmp_path / "once") == bits(tmp_path / "often")
-    assert sorted(p.name for p in (tmp_path / "often").iterdir()) == ["classes.tif", "item.json"]
+    assert {p.name for p in (tmp_path / "often").iterdir()} == {p.name for p in (tmp_path / "once").iterdir()} > {"classes.tif", "item.json"}
 
 
 def test_no_seam_can_be_seen_for_any_model(tmp_path):
@@ -276,7 +276,7 @@ REAL = [DATA / "planetary_rasters" / f for f in ("AS15-M-0295_SML_geo.tif", "Lun
 REAL += [DATA / "aef_wisconsin" / f for f in ("aef64_exact_10m_float32.tif", "aef64_exact_1m_int8.tif")]
 
 
-def same(x): return x
+def some(x): return x[:, :8] # of 64
 
 
 @pytest.mark.parametrize("path", REAL, ids=lambda p: p.stem)
@@ -284,10 +284,10 @@ def test_real_rasters_come_back_in_their_place(tmp_path, path):
     "Through the engine and back: values, CRS, transform and nodata, read by gdalinfo where it is there"
     if not path.exists(): pytest.skip(f"{path.name} is not here")
     scene = open_scene(path, body=body("Earth") if "aef" in path.name else None)
-    names = tuple(f"band {i + 1}" for i in range(scene.bands))
+    names = tuple(f"band {i + 1}" for i in range(min(scene.bands, 8)))
     plan = MapPlan(256, 8, 16)
-    want, got = read_tile(scene), mapped(scene, tmp_path, Predictor(same, scene.bands, names), plan, (values(names),))
-    assert np.array_equal(got.valid, want.valid) and np.abs(got.pixels - want.pixels)[:, want.valid].max() <= 1e-4 * np.abs(want.pixels).max()
+    want, got = read_tile(scene), mapped(scene, tmp_path, Predictor(some, scene.bands, names), plan, (values(names),))
+    assert np.array_equal(got.valid, want.valid) and np.abs(got.pixels - want.pixels[:8])[:, want.valid].max() <= 1e-4 * np.abs(want.pixels).max()
     made = open_scene(tmp_path / "values.tif", body=scene.body)
     assert made.grid == scene.grid and np.isnan(made.nodata)
     if not shutil.which("gdalinfo"): pytest.skip("gdalinfo is not on PATH")
