@@ -183,7 +183,7 @@ def iter_blocks(
             if i not in done:
                 _, future = next(futures)
                 error = future.exception()
-                if isinstance(error, CannotWrite): raise error
+                if isinstance(error, (CannotWrite, ModelMismatch)): raise error # the next block would fail for the same reason
                 if error is not None:
                     failed.append((item, error))
                     continue
