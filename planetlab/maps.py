@@ -6,6 +6,7 @@
 __all__ = ['Mapping', 'map_scene']
 
 # %% ../nbs/50c_maps.ipynb #8fab63ed
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -274,7 +275,9 @@ def map_scene(
 ) -> Iterator[Window]: # Of every block, once it is safe
     "Map a scene; nothing happens until you loop over it"
     job, folder = Mapping(scene, predict, tuple(outputs) or _usual(predict.classes), plan), Path(folder)
-    if (folder / "item.json").exists(): return check_same(folder, read_json(folder / "item.json")["properties"]["planetlab:made"], job.identity)
+    if (folder / "item.json").exists():
+        check_same(folder, read_json(folder / "item.json")["properties"]["planetlab:made"], job.identity)
+        return shutil.rmtree(folder / ".blocks", ignore_errors=True) # what a kill at the very end left
     blocks = Blocks(folder / ".blocks", job.blocks, job.identity, ".npy")
     for part in iter_blocks(blocks, partial(_map_block, job), workers, client):
         r0, r1, c0, c1 = part.item
