@@ -210,10 +210,7 @@ def _srs(crs: CRS) -> ET.Element:
     return found
 
 
-def _beside(
-    grid: Grid,     # Of the raster
-    output: Output, # What its pixels are
-) -> ET.Element: # Content of NAME.tif.aux.xml; none if there is no need
+def _beside(grid: Grid, output: Output) -> ET.Element: # Content of NAME.tif.aux.xml; none if there is no need
     "What a GeoTIFF has no place for"
     aux = ET.Element("PAMDataset")
     if grid.crs: aux.append(_srs(grid.crs))
@@ -276,10 +273,7 @@ def _write_raw(path, grid, output, pieces, tags, block) -> int: # Sum of all bit
 
 # %% ../nbs/50a_outputs.ipynb #b7e8b91d
 @contextmanager
-def _gdal(
-    path: Path,  # For the message
-    block: int,  # Side of a block, px
-) -> Iterator[None]:
+def _gdal(path: Path, block: int) -> Iterator[None]: # Named in the message; side of a block, px
     "Write with GDAL in little memory; whatever fails is `CannotWrite`"
     try:
         with warnings.catch_warnings():
