@@ -256,7 +256,7 @@ def iter_objects(
         job = _Job(look, chance, scene, probability, classes, connectivity == 8, wrap, poles, names, attrs)
         windows, state = tile_windows(*scene.grid.shape, size, edge="partial"), _nothing(job)
         for row in sorted({w.row_off for w in windows}):
-            with rasterio.Env(GDAL_CACHEMAX=64 << 20): done, state = _sweep([w for w in windows if w.row_off == row], state, job)
+            with rasterio.Env(GDAL_CACHEMAX=32 << 20): done, state = _sweep([w for w in windows if w.row_off == row], state, job)
             if len(done.table): yield _finish(done, job, min_px)
     yield _finish(state, job, min_px)
 
