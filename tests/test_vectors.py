@@ -255,6 +255,7 @@ def test_layers_on_disk(tmp_path):
     globe = gpd.read_file(tmp_path / "a.geojson")
     for shape, area in zip(globe.geometry, table.area_m2):
         assert shape.is_valid and shape.bounds[0] >= -180 and shape.bounds[2] <= 180
+        assert all(p.exterior.is_ccw and not any(hole.is_ccw for hole in p.interiors) for p in shape.geoms) # RFC 7946, 3.1.6
         np.testing.assert_allclose(sum(area_m2(MOON, p) for p in shape.geoms), area, rtol=1e-4)
     assert gpd.list_layers(tmp_path / "a.gpkg").name.tolist() == ["a", "layer_styles"]
     with sqlite3.connect(tmp_path / "a.gpkg") as db:
