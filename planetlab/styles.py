@@ -20,6 +20,7 @@ def class_colors(
     colors: Mapping[str, str] | None = None, # Name -> "#rrggbb", for some or all of them
 ) -> dict[str, str]: # Name -> "#rrggbb", in the order of `names`; the book's colours for those that are missing
     "A colour for every class"
+    if colors and not isinstance(colors, Mapping): raise BadInput(f"colors {colors}; name the class of each, as {{'rough': '#D55E00'}}")
     found = {name: (colors or {}).get(name, colour_of(i)) for i, name in names.items()}
     if bad := [c for c in found.values() if not re.fullmatch("#[0-9A-Fa-f]{6}", c)]:
         raise BadInput(f"{bad[0]!r} is no colour of a palette; write it as #rrggbb")
