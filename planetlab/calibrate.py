@@ -183,6 +183,7 @@ def share(
     hits: np.ndarray,    # (N,) bool
     groups: np.ndarray,  # (N,) blocks of ground
     weights: np.ndarray, # (N,) > 0
+    confidence: float = 0.95, # Of the interval
 ) -> Share: # All NaN if N is 0
     "Weighted share of `hits`"
     if not len(hits): return Share(np.nan, np.nan, np.nan, 0, 0)
@@ -191,7 +192,7 @@ def share(
     p = float(np.clip(w @ hits, 0, 1))
     between = np.square(np.bincount(g, w * (hits - p))).sum() * m / max(m - 1, 1)
     worth = m if hits.all() or not hits.any() or m == 1 else min(p * (1 - p) / max(between, 1e-300), 1 / np.square(w).sum())
-    z2 = student.ppf(0.975, max(m - 1, 1)) ** 2 / max(worth, 1)
+    z2 = student.ppf(0.5 + confidence / 2, max(m - 1, 1)) ** 2 / max(worth, 1)
     middle, half = (p + z2 / 2) / (1 + z2), np.sqrt(z2 * p * (1 - p) + z2**2 / 4) / (1 + z2)
     return Share(p, float(max(middle - half, 0)), float(min(middle + half, 1)), len(hits), int(m))
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'LAC', 'APS', 'Sets', 'fit_sets', 'judge_sets', 'risk_coverage', 'aurc', 'rank_risk', 'Abstention',
-           'fit_abstention', 'abstain', 'set_size_map', 'abstained_map']
+           'fit_abstention', 'abstain', 'judge_abstention', 'set_size_map', 'abstained_map']
 
 # %% ../nbs/52a_conformal.ipynb #742a2087
 from collections.abc import Mapping
@@ -160,23 +160,36 @@ class Abstention:
     fitted_on: str          # Name of the split
     n: int                  # Pixels
     groups: tuple[str, ...] # Blocks of ground
+    confidence: float | None = None # That the risk is no larger on ground like this; None if nobody asked
 
     def __post_init__(self):
         if isinstance(self.calibration, dict): object.__setattr__(self, "calibration", Calibration(**self.calibration))
         object.__setattr__(self, "groups", tuple(self.groups))
+
+    def check(self, part: Labelled) -> None:
+        "Raise `BadInput` if `part` shares ground with either fit"
+        self.calibration.check(part)
+        replace(self.calibration, fitted_on=self.fitted_on, groups=self.groups).check(part)
 
 
 def fit_abstention(
     part: Labelled,           # Labelled ground, other than that of the temperature
     calibration: Calibration, # Gives the probabilities
     risk: float = 0.1,        # Share of wrong pixels among those answered, at most
+    confidence: float | None = None, # Keep an upper bound of the risk within it, e.g. 0.95; None takes the risk as observed
 ) -> Abstention:
     "Answer as much as the risk allows on this ground; on other ground the risk is another"
     calibration.check(part)
-    curve = risk_coverage(calibration.probs(part.logits).max(1), part.logits.argmax(1) != part.labels, part.weights)
+    if not 0 <= risk < 1 or not (confidence is None or 0 < confidence < 1): raise BadInput(f"risk {risk}, confidence {confidence}; give shares between 0 and 1")
+    sure, wrong = calibration.probs(part.logits).max(1), part.logits.argmax(1) != part.labels
+    curve = risk_coverage(sure, wrong, part.weights)
+    if confidence is not None: # at ten shares fixed beforehand, each bounded so that all ten hold together
+        curve = curve.iloc[np.searchsorted(curve.answered, np.arange(1, 11) / 10 - 1e-9).clip(max=len(curve) - 1)]
+        here = [sure >= t for t in curve.threshold]
+        curve = curve.assign(risk=[share(wrong[i], part.groups[i], part.weights[i], 1 - 2 * (1 - confidence) / 10).high for i in here])
     fine = curve[curve.risk <= risk]
     if fine.empty: raise BadInput(f"no confidence brings the risk on {part.name!r} to {risk}; the least is {curve.risk.min():.3f}: ask for more, or train better")
-    return Abstention(calibration, float(fine.threshold.iloc[-1]), risk, part.name, len(part.labels), tuple(sorted(set(part.groups.tolist()))))
+    return Abstention(calibration, float(fine.threshold.iloc[-1]), risk, part.name, len(part.labels), tuple(sorted(set(part.groups.tolist()))), confidence)
 
 # %% ../nbs/52a_conformal.ipynb #3eb8d2ba
 def abstain(
@@ -186,6 +199,20 @@ def abstain(
 ) -> np.ndarray: # Without `axis`: uint8 class, K where unsure
     "The most probable class, or nothing"
     return np.where(probs.max(axis) >= threshold, probs.argmax(axis), probs.shape[axis]).astype("uint8")
+
+# %% ../nbs/52a_conformal.ipynb #a804c49b
+def judge_abstention(
+    part: Labelled,     # Ground that had no part in either fit
+    fitted: Abstention, # What is judged
+) -> pd.DataFrame: # By "answered", "risk" (share wrong of these), "risk of all": asked, then a `Share`: value, low, high, n, n_groups
+    "Answered share and observed risk: a report of this ground, not a promise for the next"
+    fitted.check(part)
+    answered = fitted.calibration.probs(part.logits).max(1) >= fitted.threshold
+    wrong = part.logits.argmax(1) != part.labels
+    def seen(hits, here): return share(hits[here], part.groups[here], part.weights[here])._asdict()
+    rows = {"answered": {"asked": np.nan, **seen(answered, slice(None))}, "risk": {"asked": fitted.risk, **seen(wrong, answered)},
+            "risk of all": {"asked": np.nan, **seen(wrong, slice(None))}}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 # %% ../nbs/52a_conformal.ipynb #cd3c33ad
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ __all__ = ['Output', 'class_map', 'values', 'probabilities', 'entropy', 'confide
 import glob
 import json
 import os
-import re
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +31,7 @@ from rasterio.windows import Window
 from . import __version__
 from .core import BadInput, CannotWrite, atomic
 from .grid import Grid
-from .show import colour_of
+from .styles import class_colors, raster_style, write_style
 
 # %% ../nbs/50a_outputs.ipynb #0047b240
 @dataclass(frozen=True)
@@ -145,10 +144,8 @@ def class_map(
     classes = ("background", *classes) if len(classes) == 1 else tuple(classes)
     if not 2 <= len(classes) <= 255 or len(set(classes)) < len(classes):
         raise BadInput(f"{len(classes)} classes, {len(set(classes))} of them different; give 1 to 255 names, each once")
-    colors = {c: (colors or {}).get(c, colour_of(i)) for i, c in enumerate(classes)}
-    if bad := [c for c in colors.values() if not re.fullmatch("#[0-9A-Fa-f]{6}", c)]:
-        raise BadInput(f"{bad[0]!r} is no colour of a palette; write it as #rrggbb")
-    return Output("classes", _Ids(), "uint8", 255, ("class",), colors)
+    if odd := [c for c in colors or {} if c not in classes]: raise BadInput(f"a colour for {odd[0]!r}, and classes {classes}; spell it as one of them")
+    return Output("classes", _Ids(), "uint8", 255, ("class",), class_colors(dict(enumerate(classes)), colors))
 
 
 def values(
@@ -213,21 +210,14 @@ def _srs(crs: CRS) -> ET.Element:
     return found
 
 
-def _beside(
-    grid: Grid,     # Of the raster
-    output: Output, # What its pixels are
-) -> tuple[ET.Element, ET.Element]: # What goes into NAME.tif.aux.xml and NAME.qml; without content if there is no need
+def _beside(grid: Grid, output: Output) -> ET.Element: # Content of NAME.tif.aux.xml; none if there is no need
     "What a GeoTIFF has no place for"
-    aux, style = ET.Element("PAMDataset"), ET.Element("qgis", version="3.22", styleCategories="Symbology")
+    aux = ET.Element("PAMDataset")
     if grid.crs: aux.append(_srs(grid.crs))
     if output.colors:
         names = ET.SubElement(ET.SubElement(aux, "PAMRasterBand", band="1"), "CategoryNames")
-        drawn = ET.SubElement(ET.SubElement(style, "pipe"), "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1")
-        entries = ET.SubElement(drawn, "colorPalette")
-        for i, (name, color) in enumerate(output.colors.items()):
-            ET.SubElement(names, "Category").text = name
-            ET.SubElement(entries, "paletteEntry", value=str(i), color=color, alpha="255", label=name)
-    return aux, style
+        for name in output.classes: ET.SubElement(names, "Category").text = name
+    return aux
 
 # %% ../nbs/50a_outputs.ipynb #f418b18b
 def _bits(pixels: np.ndarray) -> int:
@@ -283,10 +273,7 @@ def _write_raw(path, grid, output, pieces, tags, block) -> int: # Sum of all bit
 
 # %% ../nbs/50a_outputs.ipynb #b7e8b91d
 @contextmanager
-def _gdal(
-    path: Path,  # For the message
-    block: int,  # Side of a block, px
-) -> Iterator[None]:
+def _gdal(path: Path, block: int) -> Iterator[None]: # Named in the message; side of a block, px
     "Write with GDAL in little memory; whatever fails is `CannotWrite`"
     try:
         with warnings.catch_warnings():
@@ -321,9 +308,9 @@ def write_cog(
                 with rasterio.open(partial) as src: back = sum(_bits(src.read(window=w)) for _, w in src.block_windows(1))
                 if back % 2**64 != total: raise CannotWrite(f"{path}, read back, is not what was written; is the disk full?")
             path.with_suffix(".tif.aux.xml").unlink(missing_ok=True) # what an earlier map of that name left would be believed
-            for suffix, tree in zip((".tif.aux.xml", ".qml"), _beside(grid, output)):
-                if not len(tree): continue
-                with atomic(path.with_suffix(suffix)) as p: ET.ElementTree(tree).write(p, "utf-8")
+            if len(aux := _beside(grid, output)):
+                with atomic(path.with_suffix(".tif.aux.xml")) as p: ET.ElementTree(aux).write(p, "utf-8")
+            if output.colors: write_style(path, raster_style(output.colors))
         finally:
             for left in glob.glob(f"{glob.escape(str(partial.with_suffix('')))}.*"):
                 if left != str(partial): os.unlink(left)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import rasterio
 import shapely
 from affine import Affine
 from rasterio.features import shapes as polygonise
@@ -23,11 +24,11 @@ from scipy.sparse.csgraph import connected_components
 from shapely.affinity import translate
 from skimage.measure import label
 
-from .areas import check_classes, class_names, column_deg, local_xy, pixel_area_m2, surface_xyz
-from .bodies import Body, datum_of, to_centric, to_lonlat
+from .areas import check_classes, class_names, column_deg, map_colors, pixel_area_m2
+from .bodies import to_lonlat
 from .core import BadInput
-from .grid import Grid, res_m
 from .scene import Scene, reader, to_physical
+from .shapes import measure_shapes
 from .windows import tile_windows
 
 # %% ../nbs/51_vectors.ipynb #fa289e8b
@@ -41,6 +42,8 @@ class _Job(NamedTuple):
     eight: bool                # Pixels that touch at a corner are connected
     wrap: bool                 # The last column touches the first
     poles: tuple[bool, bool]   # The first row, the last row lies at a pole
+    names: Sequence[str]       # Of class 0, 1, …
+    attrs: dict                # Of every table
 
     @property
     def known(self): return self.scene.grid.crs is not None and self.scene.body is not None
@@ -93,6 +96,12 @@ class _Open(NamedTuple):
     shapes: np.ndarray  # Their polygons so far
     owner: np.ndarray   # (n,) int, row of `table` of each polygon
     line: np.ndarray    # (width + 2,) int, number from 1 of the object at each pixel of the last line; a pixel more on each side
+
+
+def _nothing(job: _Job) -> _Open:
+    "No objects, before the first line"
+    kinds = {"id": int, "class_id": int, "n_px": int, "touches_edge": bool} | ({"area_m2": float} if job.known else {}) | ({"p": float, "n_p": float} if job.chance else {})
+    return _Open(pd.DataFrame({k: np.zeros(0, kind) for k, kind in kinds.items()}), np.zeros(0, object), np.zeros(0, int), np.zeros(job.scene.grid.width + 2, int))
 
 
 def _pairs(a: np.ndarray, b: np.ndarray, eight: bool) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -192,58 +201,10 @@ def _unfold(shape: shapely.Geometry, width: int, eight: bool) -> tuple: # In one
     return shapely.union_all([translate(p, (turn[k] - min(turn.values())) * width) for k, p in enumerate(parts)]), None
 
 # %% ../nbs/51_vectors.ipynb #9d4957ce
-def _around(lon: np.ndarray, lat: np.ndarray, line: np.ndarray, owner: np.ndarray, n: int, body: Body) -> tuple[np.ndarray, np.ndarray]: # (n,) m; (n, 3)
-    "Length of the lines of each object, and the vector its surface faces"
-    xyz = surface_xyz(lon, lat, body)
-    joined = line[1:] == line[:-1]
-    a, b, who = xyz[:-1][joined], xyz[1:][joined], owner[1:][joined]
-    chord = np.linalg.norm(b - a, axis=1)
-    bend = (chord / body.equatorial_m) ** 2
-    base = xyz[np.searchsorted(owner, np.arange(n)).clip(max=len(xyz) - 1)][who] # near the object, so that nothing cancels
-    faces = np.cross(a - base, b - base) + np.cross(a, b) * bend[:, None] / 6    # the second term makes chords arcs
-    return np.bincount(who, chord * (1 + bend / 24), n), np.stack([np.bincount(who, f, n) for f in faces.T], 1)
-
-# %% ../nbs/51_vectors.ipynb #7ac453e7
-def _places(lines: np.ndarray, owner: np.ndarray, grid: Grid, body: Body) -> tuple[np.ndarray, ...]: # (N,) lon, lat, line, owner
-    "Points along lines in pixel coordinates, half a degree apart at most"
-    step = max(1.0, np.radians(0.5) * body.equatorial_m / res_m(grid, body))
-    xy, line = shapely.get_coordinates(shapely.segmentize(lines, step), return_index=True)
-    lon, lat = to_lonlat(*(grid.transform @ xy.T), grid.crs, body)
-    there = np.isfinite(lon) & np.isfinite(lat)
-    return lon[there], np.clip(lat[there], -90, 90), line[there], owner[line[there]]
-
-
-def _rectangle(xy: np.ndarray, owner: np.ndarray, n: int) -> tuple[np.ndarray, ...]: # (n,) length, width, m; azimuth, degrees
-    "The smallest rectangle around the points of each object; NaN for one that no local map holds"
-    box, wide = np.full((n, 5, 2), np.nan), np.zeros(n, bool)
-    wide[owner[np.isnan(xy[:, 0])]] = True
-    here = ~wide[owner]
-    ids, index = np.unique(owner[here], return_inverse=True)
-    box[ids] = shapely.get_coordinates(shapely.oriented_envelope(shapely.linestrings(xy[here], indices=index))).reshape(-1, 5, 2)
-    sides = np.diff(box[:, :3], axis=1)
-    size = np.linalg.norm(sides, axis=2)
-    dx, dy = sides[np.arange(n), (size[:, 1] > size[:, 0]).astype(int)].T
-    return size.max(1), size.min(1), np.degrees(np.arctan2(dx, dy)) % 180
-
-
-def _measure(shapes: np.ndarray, cuts: np.ndarray, grid: Grid, body: Body) -> dict[str, np.ndarray]: # (n,) each
-    "True measures of objects in pixel coordinates"
-    n = len(shapes)
-    parts, of = shapely.get_parts(shapes, return_index=True)
-    rings, part = shapely.get_rings(parts, return_index=True)
-    lon, lat, line, owner = _places(rings, of[part], grid, body)
-    outline, faces = _around(lon, lat, line, owner, n, body)
-    cuts, of = shapely.get_parts(cuts, return_index=True)
-    if len(cuts): outline = outline - 2 * _around(*_places(cuts, of, grid, body), n, body)[0]
-    x, y, z = faces.T * -np.sign(grid.transform.determinant) * (-1 if datum_of(grid.crs).west else 1) # outwards
-    lon0, lat0 = np.degrees(np.arctan2(y, x)), to_centric(np.degrees(np.arctan2(z, np.hypot(x, y))), body)
-    length, width, azimuth = _rectangle(local_xy(lon, lat, lon0[owner], lat0[owner], body), owner, n)
-    return {"perimeter_m": outline, "length_m": length, "width_m": width, "azimuth_deg": azimuth, "lon": lon0, "lat": lat0}
-
-# %% ../nbs/51_vectors.ipynb #2c521368
-def _check(scene: Scene, probability: Scene | None, connectivity: int, wrap: bool) -> tuple[bool, bool]: # First, last row at a pole
+def _check(scene: Scene, probability: Scene | None, classes: Sequence[int] | None, connectivity: int, wrap: bool) -> tuple[bool, bool]: # First, last row at a pole
     "Refuse what cannot be made into objects"
     check_classes(scene)
+    if classes is not None and (not len(classes) or np.asarray(classes).dtype.kind not in "iu"): raise BadInput(f"classes {classes}; give ids, such as [1, 2]")
     if connectivity not in (4, 8): raise BadInput(f"connectivity {connectivity}; a pixel has 4 neighbours or 8")
     if probability and (probability.grid.shape != scene.grid.shape or not probability.grid.transform.almost_equals(scene.grid.transform)):
         raise BadInput(f"probabilities {probability.grid.shape} and classes {scene.grid.shape} lie on different grids; map both in one run")
@@ -257,7 +218,7 @@ def _check(scene: Scene, probability: Scene | None, connectivity: int, wrap: boo
     return tuple(bool(v) for v in ~(np.abs(lat) < 90 - 1e-6))
 
 
-def _finish(done: _Open, job: _Job, names: Sequence[str], min_px: int) -> gpd.GeoDataFrame:
+def _finish(done: _Open, job: _Job, min_px: int) -> gpd.GeoDataFrame:
     "The rows of complete objects"
     done = _pick(done, (done.table.n_px >= min_px).to_numpy())
     table, grid, shapes = done.table, job.scene.grid, _united(done) if len(done.table) else np.zeros(0, object)
@@ -266,11 +227,13 @@ def _finish(done: _Open, job: _Job, names: Sequence[str], min_px: int) -> gpd.Ge
         low, high = shapely.bounds(shapes)[:, 0], shapely.bounds(shapes)[:, 2]
         for i in np.flatnonzero((low == 0) & (high == grid.width)): shapes[i], cuts[i] = _unfold(shapes[i], grid.width, job.eight)
         shapes = shapely.normalize(shapes)
-    table.insert(2, "name", [names[c] if c < len(names) else str(c) for c in table.class_id])
+    table.insert(2, "name", [job.names[c] if c < len(job.names) else str(c) for c in table.class_id])
     if job.chance: table["probability"] = (table.pop("p") / table.pop("n_p")).astype(float)
-    if job.known and len(table): table = table.assign(**_measure(shapes, cuts, grid, job.scene.body))
+    if job.known: table = table.assign(**measure_shapes(shapes, grid, job.scene.body, cuts))
     shapes = shapely.transform(shapes, lambda xy: np.stack(grid.transform @ xy.T, 1))
-    return gpd.GeoDataFrame(table, geometry=shapes, crs=grid.crs.to_wkt() if grid.crs else None)
+    made = gpd.GeoDataFrame(table, geometry=shapes, crs=grid.crs.to_wkt() if grid.crs else None)
+    made.attrs = job.attrs
+    return made
 
 # %% ../nbs/51_vectors.ipynb #ee791bff
 def iter_objects(
@@ -285,16 +248,17 @@ def iter_objects(
     size: int | tuple[int, int] = 1024, # Side of a block, or (rows, columns), px
 ) -> Iterator[gpd.GeoDataFrame]: # Complete objects, after each row of blocks
     "Objects of a class map, each once; nothing happens until you loop over it"
-    poles = _check(scene, probability, connectivity, wrap)
-    names, empty = class_names(scene, names), pd.DataFrame({"id": [], "class_id": [], "n_px": [], "touches_edge": []}, dtype=int)
-    state = _Open(empty, np.zeros(0, object), np.zeros(0, int), np.zeros(scene.grid.width + 2, int))
+    poles = _check(scene, probability, classes, connectivity, wrap)
+    names, known = class_names(scene, names), scene.grid.crs is not None and scene.body is not None
+    attrs = {"body": scene.body.name if known else None, "colors": map_colors(scene, names), "about": "metres on the body's ellipsoid; area_m2: ground under the pixels"
+             if known else "no CRS: everything in pixels, nothing in metres"}
     with reader(scene) as look, reader(probability) if probability else nullcontext() as chance:
-        job = _Job(look, chance, scene, probability, classes, connectivity == 8, wrap, poles)
-        windows = tile_windows(*scene.grid.shape, size, edge="partial")
+        job = _Job(look, chance, scene, probability, classes, connectivity == 8, wrap, poles, names, attrs)
+        windows, state = tile_windows(*scene.grid.shape, size, edge="partial"), _nothing(job)
         for row in sorted({w.row_off for w in windows}):
-            done, state = _sweep([w for w in windows if w.row_off == row], state, job)
-            if len(done.table): yield _finish(done, job, names, min_px)
-    if len(state.table): yield _finish(state, job, names, min_px)
+            with rasterio.Env(GDAL_CACHEMAX=32 << 20): done, state = _sweep([w for w in windows if w.row_off == row], state, job)
+            if len(done.table): yield _finish(done, job, min_px)
+    yield _finish(state, job, min_px)
 
 
 def find_objects(
@@ -304,9 +268,6 @@ def find_objects(
 ) -> gpd.GeoDataFrame: # id, class_id, name, n_px, touches_edge, area_m2, [probability,] perimeter_m, length_m, width_m, azimuth_deg, lon, lat, geometry
     "All objects of a class map in one table, in the CRS of the map; without a CRS, in pixels"
     tables = list(iter_objects(scene, names, **options))
-    if not tables: return gpd.GeoDataFrame({"id": [], "class_id": [], "name": [], "n_px": [], "touches_edge": []}, geometry=[], crs=scene.grid.crs and scene.grid.crs.to_wkt())
     table = pd.concat([t for t in tables if len(t)] or tables[:1]).sort_values("id", ignore_index=True)
-    known = "area_m2" in table
-    table.attrs = {"body": scene.body.name if known else None, "about": "metres on the body's ellipsoid; area_m2: ground under the pixels" if known
-                   else "no CRS: everything in pixels, nothing in metres"}
+    table.attrs = tables[0].attrs
     return table

