@@ -72,7 +72,7 @@ def reading(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True, GDAL_PAM_ENABLED=False,
+            with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True, GDAL_PAM_ENABLED=True,
                               GDAL_PNG_WHOLE_IMAGE_OPTIM=False, # its short cut takes a truncated file for a whole one
                               GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR" if "://" in str(path) else "FALSE"): yield
     except (RasterioError, RasterioIOError) as e:

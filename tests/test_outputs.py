@@ -257,7 +257,6 @@ def test_a_raster_without_any_answer(tmp_path, out):
     with rasterio.open(tmp_path / "n.tif") as src: assert src.read().tobytes() == pixels.tobytes() and not src.dataset_mask().any()
 
 
-@pytest.mark.xfail(reason="`scene.reading` turns GDAL_PAM_ENABLED off, so `open_scene` does not see the CRS beside the GeoTIFF", strict=False)
 @pytest.mark.parametrize("code", [1, 11, 31])
 def test_west_longitudes_come_back_through_the_books_own_door(tmp_path, code):
     crs = MARS.iau_crs(code)
