@@ -16,7 +16,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ..core import BadInput
 from ..stretch import GAP
@@ -69,15 +68,22 @@ def _vgg_last(a, b, n, cut):
 def _vgg_up(a, b, n, cut): return nn.Sequential(*_vgg_last(a, b, n, cut))
 
 # %% ../../nbs/30_models.autoencoder.ipynb #68d92e9f
+def _residual(name):
+    "A block of torchvision, whose import takes as long as torch's: only for those who build one"
+    from torchvision.models import resnet
+    return getattr(resnet, name)
+
+
 def _blocks(block, a, b, n, stride=1):
     "`n` residual blocks, the first of which changes channels and side"
+    block = _residual(block)
     side = nn.Sequential(nn.Conv2d(a, b, 1, stride, bias=False), nn.BatchNorm2d(b)) if stride > 1 or a != b else None
     width = b // block.expansion
     return nn.Sequential(block(a, width, stride, side), *(block(b, width) for _ in range(n - 1)))
 
 
 def _resnet_stem(block, a, b, n):
-    c = b // block.expansion
+    c = b // _residual(block).expansion
     start = nn.Conv2d(a, c, 7, 2, 3, bias=False), nn.BatchNorm2d(c), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
     return nn.Sequential(*start, _blocks(block, c, b, n))
 
@@ -86,7 +92,7 @@ def _resnet_up(block, a, b, n, cut): return nn.Sequential(*_cut(nn.Upsample(scal
 
 
 def _resnet_last(block, a, b, n, cut):
-    c = a // block.expansion
+    c = a // _residual(block).expansion
     draw = nn.Conv2d(a, c, 3, 1, 1, bias=False), nn.BatchNorm2d(c), nn.ReLU()
     return [_resnet_up(block, a, a, n, 0), *draw, *_strided_last(c, b, n, cut)]
 
@@ -99,7 +105,7 @@ FAMILIES = {
     "vgg": Family(_vgg_down, _vgg_down, _vgg_up, _vgg_last),
     "dense": Family(*[lambda *_: nn.Identity()] * 3, lambda *_: []),
     **{k: Family(*(partial(f, block) for f in (_resnet_stem, partial(_blocks, stride=2), _resnet_up, _resnet_last)))
-       for k, block in (("resnet", BasicBlock), ("bottleneck", Bottleneck))},
+       for k, block in (("resnet", "BasicBlock"), ("bottleneck", "Bottleneck"))},
 }
 
 # %% ../../nbs/30_models.autoencoder.ipynb #a2416289
