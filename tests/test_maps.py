@@ -14,6 +14,7 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from boxes import Box, box
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import uniform_filter
@@ -29,23 +30,7 @@ from planetlab.predictor import Predictor
 from planetlab.scene import open_scene, read_tile, scene_of
 from planetlab.seams import MapPlan, gaussian, hann, jump_ratio, tile_spans
 
-
-class Box:
-    "Two box sums of different sizes: sees `radius` px, and zeros outside what it is given, as a padded network does"
-    def __init__(self, radius): self.radius = radius
-
-    def __call__(self, x):
-        def box(r): return uniform_filter(x.astype("float64"), (0, 0, 2 * r + 1, 2 * r + 1), mode="constant").mean(1)
-        return np.stack([box(self.radius), box(self.radius // 2)], 1).astype("float32")
-
-
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-
-
-def box(radius, bands=1, **kwargs):
-    return Predictor(Box(radius), bands, ("wide", "narrow"), radius=radius, about={"box": radius}, **kwargs)
-
-
 VALUES = values(("wide", "narrow"))
 
 
@@ -124,7 +109,7 @@ from planetlab.maps import map_scene
 from planetlab.scene import open_scene
 from planetlab.seams import MapPlan
 sys.path.insert(0, {tests!r})
-from test_maps import box
+from boxes import box
 import time
 for w in map_scene(open_scene({scene!r}), sys.argv[1], box(4), plan=MapPlan(48, 4, 8, block_px=3000)): time.sleep(0.01)
 """
