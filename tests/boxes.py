@@ -1,4 +1,6 @@
-"Predictors so plain that a process which maps with one starts in a second: without torch"
+"Models for tests of the map engine; nothing heavy is imported here, so that processes start quickly"
+import time
+
 import numpy as np
 from scipy.ndimage import uniform_filter
 
@@ -16,3 +18,9 @@ class Box:
 
 def box(radius, bands=1, **kwargs):
     return Predictor(Box(radius), bands, ("wide", "narrow"), radius=radius, about={"box": radius}, **kwargs)
+
+
+class Slow(Box):
+    def __call__(self, x):
+        time.sleep(0.05)
+        return super().__call__(x)

@@ -14,16 +14,16 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
-from boxes import Box, box
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import uniform_filter
 
+from boxes import Slow, box
 from planetlab.bodies import body, local_crs
 from planetlab.core import BadInput, CannotWrite, ModelMismatch, PlanetlabError, digest
 from planetlab.grid import Grid
 from planetlab.maps import Mapping, _map_block, _put_together, map_scene
-from planetlab.models.autoencoder import Autoencoder, Design
+from planetlab.models.autoencoder import Autoencoder
 from planetlab.outputs import class_map, probabilities, values
 from planetlab.predict import reconstruction_predictor
 from planetlab.predictor import Predictor
@@ -34,9 +34,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreference
 VALUES = values(("wide", "narrow"))
 
 
-def mapped(scene, folder, predict, plan, outputs=(VALUES,), **kwargs):
-    list(map_scene(scene, folder, predict, outputs, plan=plan, **kwargs))
-    return read_tile(open_scene(Path(folder) / f"{outputs[0].name}.tif"))
+def mapped(scene, folder, predict, plan, outputs=(VALUES,)):
+    list(map_scene(scene, folder, predict, outputs, plan=plan))
+    return read_tile(open_scene(Path(folder) / f"{outputs[0].name}.tif", body=scene.body))
 
 
 @st.composite
@@ -240,12 +240,6 @@ def test_another_model_or_plan_is_refused(tmp_path):
 
 # on other machines, with little room, on real rasters
 
-class Slow(Box):
-    def __call__(self, x):
-        time.sleep(0.05)
-        return super().__call__(x)
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_dask_with_a_killed_worker_has_the_same_bits(tmp_path):
     distributed = pytest.importorskip("distributed")
@@ -308,7 +302,7 @@ def test_real_rasters_come_back_in_their_place(tmp_path, path):
 def test_reconstruction_covers_every_pixel(tmp_path_factory, h, w, margin, ramp):
     "systems.md 1.7 item 11: all sizes from 1 to twice the tile, any overlap"
     torch.manual_seed(0)
-    predict = reconstruction_predictor(Autoencoder(Design(size=32, channels=1, latent=4, widths=(4, 8))))
+    predict = reconstruction_predictor(Autoencoder(size=32, latent=4, widths=(4, 8)))
     img = np.random.default_rng(h * 64 + w).random((1, h, w), dtype="float32")
     got = mapped(scene_of(img), tmp_path_factory.mktemp("r"), predict, MapPlan(32, margin, ramp), (values(predict.classes),))
     assert got.valid.all() and np.isfinite(got.pixels).all() and got.pixels.shape == img.shape
