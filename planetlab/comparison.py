@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAIN', 'VIEWS', 'check_choices', 'check_least', 'deal_parts', 'Cost', 'measured', 'described', 'k_means_of',
            'judge_clusters', 'score_cell', 'score_table', 'scores_of', 'curves_over', 'curves_of', 'compare_joint',
-           'hidden_classes', 'judge_hidden', 'place']
+           'hidden_classes', 'place']
 
 # %% ../nbs/49b_comparison.ipynb #0ad2f8b6
 from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +22,15 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics import adjusted_rand_score
 
-from .catalog import join_groups, split_groups
+from .catalog import deal_split, join_groups
 from .chips import PRODUCTS, Chips, Views, take
 from .cluster import umap_map
 from .core import BadInput, atomic, digest
+from .encoders import save_representation
 from .models.autoencoder import Autoencoder
 from .models.contrastive import Change, draw_views
 from .models.deepcluster import Heads, Joint, fit_heads, fit_joint, relit, soft_labels, with_centres
 from .models.objective import Objective, mse
-from .novelty import judge_novelty
 from .protocols import judge_names, over_seeds, purity_curve, score_row
 from .representations import resized
 from .scale import FastKMeans, Placed
@@ -70,11 +70,7 @@ def deal_parts(
     pairs = np.asarray(twins, int).reshape(-1, 2)
     joined = join_groups(table.group.astype(str), pairs[blank[pairs].all(1)])
     table["group"] = table.groupby(joined).group.transform("first")
-    small = blank & (table.group.map(table.group.value_counts(normalize=True)) <= most).to_numpy()
-    spread = small if small.mean() > 0.3 else blank
-    table.loc[blank, "split"] = "train"
-    if spread.any(): table.loc[spread, "split"] = split_groups(table.group[spread], {"train": 0.7, "val": 0.3}, rng=rng)
-    return table
+    return deal_split(table, {"train": 0.7, "val": 0.3}, most, rng=rng)
 
 # %% ../nbs/49b_comparison.ipynb #4762dfb1
 class Cost(NamedTuple):
@@ -111,7 +107,7 @@ def described(
     images: np.ndarray,  # (N, 3, S, S) uint8
     table: pd.DataFrame, # Image table: id, sequence
     learn: np.ndarray,   # (N,) bool, the images one learns from
-    folder: Path,        # Keeps what is finished
+    folder: Path,        # Keeps the features; the fitted representation is saved in `encoders/` beside it
 ) -> tuple[np.ndarray, dict]: # (N, D) float32, and what it cost
     "Fit on some images without labels, describe all; what an earlier attempt has finished is read"
     bursts = table.sequence.astype(str)
@@ -119,6 +115,7 @@ def described(
     kept, whose = folder / f"{name.replace(' ', '_')}-{key}.npz", "an earlier attempt"
     if not kept.is_file():
         whose, (_, fitting) = "this run", measured(representation.fit, images[learn], bursts[learn].to_numpy())
+        save_representation(folder.parent / "encoders" / name.replace(" ", "_"), representation)
         z, saying = measured(representation.transform, images)
         with atomic(kept) as p, p.open("wb") as f: np.savez(f, z=z, cost=[fitting, saying])
     with np.load(kept) as saved: z, (fitting, saying) = saved["z"], (Cost(*c) for c in saved["cost"].tolist())
@@ -284,17 +281,6 @@ def hidden_classes(
     if hidden: check_choices({"hidden": (hidden, [names[c] for c in asked])})
     if hidden: return [c for h in hidden for c in asked if names[c] == h]
     return ([c for c in asked if counts[c] >= 20] or asked)[-most:]
-
-
-def judge_hidden(
-    z: np.ndarray,        # (N, D) features
-    table: pd.DataFrame,  # Image table: label, group
-    learn: np.ndarray,    # (N,) bool, what is fitted, without the hidden class
-    hidden: Mapping[int, str], # Class -> name, one after another
-    seed: int = 0,        # Of draws
-) -> dict[str, pd.DataFrame]: # Name -> from `judge_novelty`
-    "Each class hidden by itself"
-    return {name: judge_novelty(z, table, learn, [c], rng=np.random.default_rng(seed)) for c, name in hidden.items()}
 
 # %% ../nbs/49b_comparison.ipynb #203a24cb
 VIEWS = ("PCA", "UMAP", "t-SNE")

@@ -261,9 +261,9 @@ def _levels(grid: Grid, output: Output, block: int) -> tuple[list[int], int]: # 
 
 
 def _write_raw(path, grid, output, pieces, tags, block) -> int: # Sum of all bits
-    "Write the pieces uncompressed, with overviews"
+    "Write the pieces uncompressed, with overviews; band by band, as overviews are made"
     profile = dict(driver="GTiff", height=grid.height, width=grid.width, count=len(output.bands), dtype=output.dtype,
-                   nodata=output.nodata, tiled=True, blockxsize=block, blockysize=block, interleave="pixel", BIGTIFF="IF_SAFER")
+                   nodata=output.nodata, tiled=True, blockxsize=block, blockysize=block, interleave="band", BIGTIFF="IF_SAFER")
     total = 0
     with rasterio.open(path, "w", **profile, crs=grid.crs, transform=grid.transform) as dst:
         dst.update_tags(planetlab=__version__, **{k: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for k, v in tags.items()})
