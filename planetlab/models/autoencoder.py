@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib import import_module
 from typing import NamedTuple
 
 import torch
@@ -68,24 +69,17 @@ def _vgg_last(a, b, n, cut):
 def _vgg_up(a, b, n, cut): return nn.Sequential(*_vgg_last(a, b, n, cut))
 
 # %% ../../nbs/30_models.autoencoder.ipynb #68d92e9f
-def _residual(name):
-    "A block of torchvision, whose import takes as long as torch's: only for those who build one"
-    from torchvision.models import resnet
-    return getattr(resnet, name)
-
-
+def _residual(name): return getattr(import_module("torchvision.models.resnet"), name) # an import as long as torch's: when asked
 def _blocks(block, a, b, n, stride=1):
     "`n` residual blocks, the first of which changes channels and side"
     block = _residual(block)
     side = nn.Sequential(nn.Conv2d(a, b, 1, stride, bias=False), nn.BatchNorm2d(b)) if stride > 1 or a != b else None
-    width = b // block.expansion
-    return nn.Sequential(block(a, width, stride, side), *(block(b, width) for _ in range(n - 1)))
+    return nn.Sequential(block(a, b // block.expansion, stride, side), *(block(b, b // block.expansion) for _ in range(n - 1)))
 
 
 def _resnet_stem(block, a, b, n):
     c = b // _residual(block).expansion
-    start = nn.Conv2d(a, c, 7, 2, 3, bias=False), nn.BatchNorm2d(c), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
-    return nn.Sequential(*start, _blocks(block, c, b, n))
+    return nn.Sequential(nn.Conv2d(a, c, 7, 2, 3, bias=False), nn.BatchNorm2d(c), nn.ReLU(), nn.MaxPool2d(3, 2, 1), _blocks(block, c, b, n))
 
 
 def _resnet_up(block, a, b, n, cut): return nn.Sequential(*_cut(nn.Upsample(scale_factor=2), cut), _blocks(block, a, b, n))
