@@ -26,13 +26,14 @@ from .show import PALETTE, colour_of
 # %% ../nbs/44_probes.ipynb #56ade5b6
 def _predicted(
     z: np.ndarray,      # (N, D) descriptions
-    target: np.ndarray, # (N,) numbers, or classes of any other kind
+    targets: np.ndarray, # (N, T) numbers, or classes of any other kind
     groups: np.ndarray, # (N,) left out together
     folds: int,
-) -> np.ndarray: # (N,) predicted by a model that never saw the group
-    "Linear prediction, cross-validated by groups"
-    last = RidgeCV(np.logspace(-2, 4, 13)) if target.dtype.kind == "f" else LogisticRegression(C=0.1, class_weight="balanced", max_iter=500)
-    return cross_val_predict(make_pipeline(StandardScaler(), last), z, target, groups=groups, cv=GroupKFold(folds))
+) -> np.ndarray: # (N, T) predicted by models that never saw the group
+    "Linear prediction of each target, cross-validated by groups"
+    def out(last, y): return cross_val_predict(make_pipeline(StandardScaler(), last), z, y, groups=groups, cv=GroupKFold(folds))
+    if targets.dtype.kind == "f": return out(RidgeCV(np.logspace(-2, 4, 13), alpha_per_target=True), targets) # all in one decomposition
+    return np.stack([out(LogisticRegression(C=0.1, class_weight="balanced", max_iter=500), y) for y in targets.T], 1)
 
 
 def _moved(y, groups, rng):
@@ -63,7 +64,8 @@ def probe(
         if len(set(y.tolist())) < 2:
             rows[name] = {"what": what, "n": len(y), "score": np.nan, "null": np.nan, "null_high": np.nan, "p": np.nan}
             continue
-        found, *null = (score(t, _predicted(x, t, g, folds)) for t in (y, *(_moved(y, g, rng) for _ in range(nulls))))
+        targets = np.stack([y, *(_moved(y, g, rng) for _ in range(nulls))], 1)
+        found, *null = map(score, targets.T, _predicted(x, targets, g, folds).T)
         rows[name] = {"what": what, "n": len(y), "score": float(found), "null": float(np.mean(null)), "null_high": float(np.max(null)),
                       "p": float((1 + np.sum(np.array(null) >= found)) / (1 + nulls))}
     return pd.DataFrame.from_dict(rows, orient="index")

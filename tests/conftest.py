@@ -43,9 +43,10 @@ def jartool():
     return folder
 
 
-SLOW = ("test_resume", "test_site", "test_pipelines", "test_package", "test_blocks")
+SLOW = ("test_resume", "test_site", "test_pipelines", "test_package", "test_discover", "test_maps", "test_outputs", "test_blocks", "test_vectors",
+        "test_calibrate", "test_predict", "test_representations")
 
 
 def pytest_collection_modifyitems(items):
-    "Files that take minutes begin first, so that no worker waits for another at the end"
+    "The longest files begin first, so that no worker waits for another at the end"
     items.sort(key=lambda i: SLOW.index(i.path.stem) if i.path.stem in SLOW else len(SLOW))

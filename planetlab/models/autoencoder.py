@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib import import_module
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ..core import BadInput
 from ..stretch import GAP
@@ -69,24 +69,24 @@ def _vgg_last(a, b, n, cut):
 def _vgg_up(a, b, n, cut): return nn.Sequential(*_vgg_last(a, b, n, cut))
 
 # %% ../../nbs/30_models.autoencoder.ipynb #68d92e9f
+def _residual(name): return getattr(import_module("torchvision.models.resnet"), name) # an import as long as torch's: when asked
 def _blocks(block, a, b, n, stride=1):
     "`n` residual blocks, the first of which changes channels and side"
+    block = _residual(block)
     side = nn.Sequential(nn.Conv2d(a, b, 1, stride, bias=False), nn.BatchNorm2d(b)) if stride > 1 or a != b else None
-    width = b // block.expansion
-    return nn.Sequential(block(a, width, stride, side), *(block(b, width) for _ in range(n - 1)))
+    return nn.Sequential(block(a, b // block.expansion, stride, side), *(block(b, b // block.expansion) for _ in range(n - 1)))
 
 
 def _resnet_stem(block, a, b, n):
-    c = b // block.expansion
-    start = nn.Conv2d(a, c, 7, 2, 3, bias=False), nn.BatchNorm2d(c), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
-    return nn.Sequential(*start, _blocks(block, c, b, n))
+    c = b // _residual(block).expansion
+    return nn.Sequential(nn.Conv2d(a, c, 7, 2, 3, bias=False), nn.BatchNorm2d(c), nn.ReLU(), nn.MaxPool2d(3, 2, 1), _blocks(block, c, b, n))
 
 
 def _resnet_up(block, a, b, n, cut): return nn.Sequential(*_cut(nn.Upsample(scale_factor=2), cut), _blocks(block, a, b, n))
 
 
 def _resnet_last(block, a, b, n, cut):
-    c = a // block.expansion
+    c = a // _residual(block).expansion
     draw = nn.Conv2d(a, c, 3, 1, 1, bias=False), nn.BatchNorm2d(c), nn.ReLU()
     return [_resnet_up(block, a, a, n, 0), *draw, *_strided_last(c, b, n, cut)]
 
@@ -99,7 +99,7 @@ FAMILIES = {
     "vgg": Family(_vgg_down, _vgg_down, _vgg_up, _vgg_last),
     "dense": Family(*[lambda *_: nn.Identity()] * 3, lambda *_: []),
     **{k: Family(*(partial(f, block) for f in (_resnet_stem, partial(_blocks, stride=2), _resnet_up, _resnet_last)))
-       for k, block in (("resnet", BasicBlock), ("bottleneck", Bottleneck))},
+       for k, block in (("resnet", "BasicBlock"), ("bottleneck", "Bottleneck"))},
 }
 
 # %% ../../nbs/30_models.autoencoder.ipynb #a2416289
