@@ -242,4 +242,5 @@ def reconstruction_predictor(
     "An autoencoder as a function that redraws tiles"
     bands = model.design.channels
     predict = torch_predictor(_Redraw(model, stretch), [f"band {i + 1}" for i in range(bands)], bands, stretch=stretch, res_m=res_m, body=body, **how)
-    return replace(predict, about={**predict.about, "tile": model.design.size if _is_fixed(model) else None})
+    return replace(predict, about={**predict.about, "model": type(model).__qualname__, "args": getattr(model, "args", None),
+                                   "tile": model.design.size if _is_fixed(model) else None})

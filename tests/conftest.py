@@ -43,7 +43,7 @@ def jartool():
     return folder
 
 
-SLOW = ("test_resume", "test_site", "test_pipelines", "test_package", "test_blocks")
+SLOW = ("test_resume", "test_map_scene", "test_site", "test_pipelines", "test_package", "test_blocks")
 
 
 def pytest_collection_modifyitems(items):
