@@ -34,6 +34,10 @@ class Dilated(nn.Module):
             layers += [nn.Conv2d(bands, width, 3, padding=d, dilation=d), nn.ReLU(inplace=True)]
             bands = width
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, classes, 1))
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
 
     @property
     def radius(self) -> int: return sum(self.args["dilations"]) # px: no pixel farther away changes a logit

@@ -23,7 +23,7 @@ from scipy import ndimage
 from rasterio.windows import Window
 
 from ..bodies import MOON, to_lonlat
-from ..core import BadInput, atomic, write_json
+from ..core import BadInput, atomic, read_json, write_json
 from ..grid import Grid
 from .regolith import CELL, SEEN, Craters, Region, ground_at, objects_near
 
@@ -219,9 +219,11 @@ def write_moon(
     folder: str | Path, # Made if missing
     region: Region,     # The world, and how much of it
 ) -> Path: # The folder
-    "Write a region of any size with its truth, in little memory"
+    "Write a region of any size with its truth, in little memory; one that is there already is left as it is"
     folder, count = Path(folder), np.zeros(256, int)
-    names = "moon.tif", "labels.tif", "rocks.parquet", "craters.parquet"
+    names, truth = ("moon.tif", "labels.tif", "rocks.parquet", "craters.parquet"), folder / "truth.json"
+    if all((folder / n).exists() for n in (*names, truth.name)) and read_json(truth)["region"] == asdict(region): return folder
+    truth.unlink(missing_ok=True)
     first = moon_window(region, Window(0, 0, 1, 1))
     schemas = [pa.Schema.from_pandas(t, preserve_index=False) for t in (first.rocks, first.craters)]
     with ExitStack() as stack, rasterio.Env(GDAL_CACHEMAX=32):
@@ -237,5 +239,5 @@ def write_moon(
                 dst.write_table(pa.Table.from_pandas(table, schema, preserve_index=False))
             count += np.bincount(seen.labels.view("uint8").ravel(), minlength=256)
     pixels = {name: int(n) for name, n in zip((*CLASSES, "no_data"), (*count[:4], count[255]))}
-    write_json(folder / "truth.json", {"region": asdict(region), "classes": CLASSES, "no_data": 255, "pixels": pixels})
+    write_json(truth, {"region": asdict(region), "classes": CLASSES, "no_data": 255, "pixels": pixels})
     return folder
