@@ -43,12 +43,8 @@ def jartool():
     return folder
 
 
-<<<<<<< HEAD
-SLOW = ("test_resume", "test_site", "test_pipelines", "test_package", "test_discover", "test_maps", "test_outputs", "test_blocks", "test_vectors",
-        "test_calibrate", "test_predict", "test_representations")
-=======
-SLOW = ("test_resume", "test_map_scene", "test_site", "test_pipelines", "test_package", "test_blocks")
->>>>>>> wt-pipe
+SLOW = ("test_map_scene", "test_discover", "test_resume", "test_site", "test_pipelines", "test_package", "test_maps", "test_outputs", "test_blocks",
+        "test_vectors", "test_calibrate", "test_predict", "test_representations")
 
 
 def pytest_collection_modifyitems(items):
