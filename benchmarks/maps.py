@@ -182,10 +182,9 @@ def measure(case, python, who, path, folder):
 
 def contenders(case, peers):
     if case in ("low", "high", "huge"): return [("planetlab", sys.executable)]
-    mine = [*(("ceiling", "ceiling, kept memory", "plain loop") if case != "unet" else ("ceiling", "plain loop")), *OURS]
+    mine = ["ceiling", "ceiling, kept memory", "plain loop", *OURS]
     if case == "light2": mine.append("planetlab, 2 workers")
-    rows = [(who, sys.executable if case != "unet" else peers or sys.executable) for who in mine]
-    return rows + [(who, peers) for who in PEERS if peers]
+    return [(who, sys.executable) for who in mine] + [(who, peers) for who in PEERS if peers]
 
 
 def main():

@@ -210,7 +210,7 @@ def classes_at(
     check_classes(scene)
     if scene.body is None or not scene.grid.crs: raise MissingCRS(f"{scene.path} does not say where it lies; give rows and columns instead")
     x, y = from_lonlat(np.asarray(lon, float), np.asarray(lat, float), scene.grid.crs, scene.body)
-    cols, rows = (np.floor(v) for v in ~scene.grid.transform @ (np.asarray(x), np.asarray(y)))
+    rows, cols = scene.grid.rowcol(x, y)
     with reader(scene) as look:
         tiles = [look(Window(int(c), int(r), 1, 1)) if np.isfinite(c + r) else None for r, c in zip(rows, cols)]
     return np.array([int(t.pixels[0, 0, 0]) if t is not None and t.valid.all() else -1 for t in tiles])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOCK', 'PlanetlabError', 'BadInput', 'MissingCRS', 'EmptyTile', 'ModelMismatch', 'Corrupt', 'CannotWrite',
            'MissingExtra', 'need', 'resolve', 'cache_folder', 'find_input', 'atomic', 'alone', 'write_json',
-           'read_json', 'file_digest', 'digest']
+           'read_json', 'file_digest', 'file_stamp', 'digest']
 
 # %% ../nbs/00_core.ipynb #2ef2934c
 import hashlib
@@ -179,6 +179,15 @@ def file_digest(
             return hashlib.file_digest(f, "sha256").hexdigest()
     except OSError as e:
         raise Corrupt(f"cannot read {path}: {e}; check that the file is there and readable") from e
+
+
+def file_stamp(
+    path: str | Path, # Of a file
+) -> list: # Bytes, and when it was last changed in ns since 1970; nothing for what is not on this machine
+    "Tell a file from another without reading it"
+    try: stat = Path(path).stat()
+    except OSError: return []
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def digest(

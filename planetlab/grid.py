@@ -49,6 +49,11 @@ class Grid:
         "Map coordinates of pixel centres"
         return self.transform @ (np.asarray(cols) + 0.5, np.asarray(rows) + 0.5)
 
+    def rowcol(self, x, y):
+        "Rows and columns of the pixels that hold some places, as whole floats: off the grid too, NaN where the place is"
+        cols, rows = ~self.transform @ (np.asarray(x, float), np.asarray(y, float))
+        return np.floor(rows), np.floor(cols)
+
 # %% ../nbs/04_grid.ipynb #c0dc787e
 def res_m(
     grid: Grid, # With a CRS

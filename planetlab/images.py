@@ -22,7 +22,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from .blocks import Blocks, check_same, finish, iter_blocks
-from .core import BadInput, Corrupt, digest, read_json, write_json
+from .core import BadInput, Corrupt, digest, file_stamp, read_json, write_json
 
 # %% ../nbs/17a_images.ipynb #366f2b6f
 def to_8bit(
@@ -158,16 +158,11 @@ def _join(parts: list[Path], path: Path) -> None:
         for h in held: f.write(h["images"].tobytes())
     for h in held: h.close()
 
-
-def _stamp(path: str) -> tuple: # Size and time of a file; nothing if it is not there
-    try: return Path(path).stat().st_size, Path(path).stat().st_mtime_ns
-    except OSError: return ()
-
 # %% ../nbs/17a_images.ipynb #1959dd08
 def _to_file(files: Sequence[tuple], out: Path, batch: int, **how) -> list[tuple[int, str]]: # Place and reason of those that failed
     "Write the images and, beside them, what they are; nothing is done if that is there"
     spans = [(a, min(a + batch, len(files))) for a in range(0, len(files), batch)]
-    stamps = {p: _stamp(p) for p in {p for p, _ in files}}
+    stamps = {p: file_stamp(p) for p in {p for p, _ in files}}
     made = {"images": digest([(p, m, *stamps[p]) for p, m in files], 64), "size": how["size"], "frame": how["frame"].__name__}
     work, about = Blocks(out.with_name(f".{out.name}.blocks"), spans, made, ".npz"), out.with_name(f"{out.name}.json")
     if out.exists():

@@ -22,7 +22,7 @@ from rasterio.windows import Window
 
 from . import __version__
 from .blocks import Blocks, check_same, finish, iter_blocks
-from .core import BadInput, ModelMismatch, digest, read_json, write_json
+from .core import BadInput, ModelMismatch, digest, file_stamp, read_json, write_json
 from .grid import res_m
 from .outputs import Output, class_map, of_channels, values, write_cog
 from .predictor import Predictor
@@ -82,8 +82,7 @@ class Mapping:
 def _stamp(scene: Scene) -> list:
     "Name, size and date of a file, hash of an array; only the name of what is not on this machine"
     if scene.array is not None: return [digest([scene.array.tobytes().hex(), None if scene.gaps is None else scene.gaps.tobytes().hex()], 64)]
-    stat = Path(scene.path).stat() if Path(scene.path).exists() else None
-    return [Path(scene.path).name, str(scene.nodata), *((stat.st_size, stat.st_mtime_ns) if stat else ())]
+    return [Path(scene.path).name, str(scene.nodata), *file_stamp(scene.path)]
 
 # %% ../nbs/50c_maps.ipynb #ea6aab8e
 def as_input(predict: Predictor, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray: # (C, h, w) float32

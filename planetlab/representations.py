@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['BATCH', 'MOST', 'resized', 'Representation', 'Pixels', 'Histograms', 'RandomEncoder', 'LearnedAutoencoder',
-           'Contrastive', 'Combined', 'RelevantComponents', 'representations', 'iter_described']
+           'Contrastive', 'Combined', 'RelevantComponents', 'representations']
 
 # %% ../nbs/47_representations.ipynb #23adba37
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -261,18 +260,3 @@ def representations(
             "dense autoencoder": LearnedAutoencoder("rover_dense", seed=seed), "VGG16": LearnedAutoencoder("rover_vgg16", 32, 10, seed=seed),
             "contrastive": Contrastive(seed=seed), "relevant components": RelevantComponents(Histograms(keep=300)),
             "histograms + contrastive": RelevantComponents(Combined([Histograms(keep=300), Contrastive(seed=seed)]))}
-
-
-def iter_described(
-    chosen: dict[str, Representation], # Name -> not fitted
-    images: np.ndarray,  # (N, 3, S, S) uint8
-    groups: Sequence,    # (N,) images that may show the same
-    learn: np.ndarray,   # (N,) bool, the images one learns from
-) -> Iterator[tuple[str, np.ndarray, float, float]]: # Name, (N, D) float32, seconds of fitting, milliseconds per image
-    "Fit and describe with one after another; nothing happens until you loop over it"
-    for name, r in chosen.items():
-        start = perf_counter()
-        r.fit(images[learn], np.asarray(groups)[learn])
-        middle = perf_counter()
-        z = r.transform(images)
-        yield name, z, middle - start, 1e3 * (perf_counter() - middle) / len(images)

@@ -28,7 +28,7 @@ from rasterio.windows import Window
 
 from . import __version__
 from .blocks import Blocks, Part, check_same, finish, iter_blocks, merge_tables, read_about
-from .core import BadInput, Corrupt, digest
+from .core import BadInput, Corrupt, digest, file_stamp
 from .grid import Grid
 from .scene import Scene, Tile, open_scene, reader
 from .windows import tile_windows
@@ -172,8 +172,7 @@ def _run_all(
     "Follow a plan through blocks, and put the product in its place"
     work, catalog = folder / ".blocks", folder / "catalog.parquet"
     blocks = Blocks(work, runs_of(plan, part_px), {
-        "kind": kind, "plan": digest(plan.to_dict("list"), 64), "scenes": {str(s.path): [os.stat(s.path).st_size, os.stat(s.path).st_mtime_ns] if os.path.exists(s.path) else [] for s in scenes.values()},
-        "nodata": next(iter(scenes.values())).nodata, "planetlab": __version__})
+        "kind": kind, "plan": digest(plan.to_dict("list"), 64), "scenes": {str(s.path): file_stamp(s.path) for s in scenes.values()}, "nodata": next(iter(scenes.values())).nodata, "planetlab": __version__})
     if catalog.exists():
         check_same(folder, read_about(catalog), blocks.identity)
         shutil.rmtree(work, ignore_errors=True)

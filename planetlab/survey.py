@@ -80,8 +80,8 @@ def at_places(
     found = sample.assign(class_id=classes_at(mapped, sample.lon, sample.lat))
     found = found[found.class_id >= 0].reset_index(drop=True)
     x, y = from_lonlat(found.lon.to_numpy(float), found.lat.to_numpy(float), mapped.grid.crs, mapped.body)
-    cols, rows = (np.floor(v).astype(int) for v in ~mapped.grid.transform @ (np.asarray(x), np.asarray(y)))
-    return found.assign(row=rows, col=cols)
+    rows, cols = mapped.grid.rowcol(x, y)
+    return found.assign(row=rows.astype(int), col=cols.astype(int))
 
 # %% ../nbs/54_survey.ipynb #0fc17003
 def logits_at(

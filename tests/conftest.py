@@ -1,4 +1,5 @@
 "One finished smoke run and the real data, shared by the tests that need them"
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,10 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
+DATA = next((p / "shared" / "data" for p in ROOT.parents if (p / "shared" / "data").is_dir()), Path("no real data"))
+RASTERS = [DATA / "planetary_rasters" / f for f in (
+    "AS15-M-0295_SML_geo.tif", "Lunar_LRO_LOLA_Shade_MAP2_90.0N20.0_LAMB.tif", "Mars_MGS_MOLA_ClrShade_MAP2_0.0N0.0_MERC.tif",
+    "mars_topo_sh110_west_eqc.tif", "mars_topo_sh110_west_longlat.tif")]
 PLANETLAB = Path(sys.executable).parent / "planetlab"
 
 
@@ -23,24 +28,47 @@ def planetlab(tmp_path):
     return lambda *args, **kwargs: command(*args, **{"cwd": tmp_path, **kwargs})
 
 
+def real(name):
+    "A real file or folder of ../shared/data"
+    if not (DATA / name).exists(): pytest.skip(f"real data absent: {Path(name).name} is not in ../shared/data")
+    return DATA / name
+
+
+def finished(pipeline, preset, out):
+    "A run that nothing interrupted"
+    done = command("run", pipeline, "-f", preset, "--out", out, cwd=out.parent)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def execute(preset, out, **given):
+    "The cells of a notebook, here, with the parameters of a preset (PIPELINE_smoke) and some more"
+    import matplotlib.pyplot as plt
+    from nbformat import read
+
+    from planetlab.runs import find_pipeline, parameters, read_preset, settle
+    notebook = find_pipeline(preset.removesuffix("_smoke"))
+    names = settle(parameters(notebook), read_preset(notebook, preset), given) | {"out_dir": str(out)}
+    for cell in read(notebook, 4).cells:
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []): exec(cell.source, names)
+        plt.close("all")
+    return json.loads((Path(out) / "metrics.json").read_text())
+
+
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
     "A run of the smoke preset that nothing interrupted"
     out = tmp_path_factory.getbasetemp().parent / f"smoke{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}" / "run"
     out.parent.mkdir(exist_ok=True)
     with FileLock(out.parent.with_suffix(".lock")): # the workers share one, made by the first to ask
-        if not (out / "venus.html").exists():
-            done = command("run", "venus", "-f", "venus_smoke", "--out", out, cwd=out.parent)
-            assert done.returncode == 0, done.stderr
+        if not (out / "venus.html").exists(): finished("venus", "venus_smoke", out)
     return out
 
 
 @pytest.fixture(scope="session")
 def jartool():
     "Real Magellan images with expert labels"
-    folder = ROOT.parent / "shared" / "data" / "venus_jartool"
-    if not folder.is_dir(): pytest.skip(f"real data absent: {folder.name} is not in ../shared/data")
-    return folder
+    return real("venus_jartool")
 
 
 SLOW = ("test_map_scene", "test_discover", "test_resume", "test_site", "test_pipelines", "test_package", "test_maps", "test_outputs", "test_blocks",

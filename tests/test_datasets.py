@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import DATA, real
 import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,18 +22,12 @@ from sklearn.decomposition import PCA
 from planetlab.catalog import check_split, deal_split, join_groups, split_groups
 from planetlab.core import BadInput, Corrupt, ModelMismatch
 from planetlab.datasets import MSL_CLASSES, count_images, measure_set, parse_msl, read_dataset, read_hirise, read_images, read_msl, write_toy_msl
-from planetlab.folders import image_table, read_folder, read_table
+from planetlab.folders import image_table, read_folder
 from planetlab.images import centre_crop, read_image, squeeze, to_8bit
 from planetlab.twins import feature_twins, hash_twins, pair_cosines, perceptual_hash, thumbnails
 from planetlab.worlds.rover import CLASSES, LOOKS, rover_images
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
 FAST = settings(max_examples=20, deadline=None)
-
-
-def real(name):
-    if not (REAL / name).is_dir(): pytest.skip(f"real data absent: {name} is not in ../shared/data")
-    return REAL / name
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +137,7 @@ def test_curiosity_as_shared():
     table = check_split(read_msl(real("msl_curiosity_v1")))
     assert table.split.value_counts().to_dict() == {"train": 3745, "val": 1639}
     assert sorted(set(table.label)) == list(range(24)) and "sun" not in set(table.name)
-    said = pd.read_csv(REAL / "msl_curiosity_v1" / "labels.csv").set_index("filename").loc[table.id]
+    said = pd.read_csv(DATA / "msl_curiosity_v1" / "labels.csv").set_index("filename").loc[table.id]
     assert (said.sol.to_numpy() == table.sol).all() and (said.camera.to_numpy() == table.instrument).all() and (said.class_name.to_numpy() == table.name).all()
     images = read_images(table[::300], 32)
     assert images.shape == (18, 3, 32, 32) and images.std((1, 2, 3)).min() > 1

@@ -6,13 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import command
-from nbformat import read
+from conftest import execute, finished
 from PIL import Image
 
 from planetlab.core import BadInput
 from planetlab.datasets import write_toy_msl
-from planetlab.runs import find_pipeline, parameters, read_preset, settle
 from planetlab.worlds.rover import rover_images
 
 PARTS = ["all images", "all images, no near-duplicates", "val split", "val split, no near-duplicates", "test split"]
@@ -20,21 +18,11 @@ PARTS = ["all images", "all images, no near-duplicates", "val split", "val split
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    out = tmp_path_factory.mktemp("discover") / "run"
-    done = command("run", "discover", "-f", "discover_smoke", "--out", out, cwd=out.parent)
-    assert done.returncode == 0, done.stderr
-    return out
+    return finished("discover", "discover_smoke", tmp_path_factory.mktemp("discover") / "run")
 
 
-def execute(out, **given):
-    "The cells of the notebook, here, with the parameters of the smoke preset and some more"
-    import matplotlib.pyplot as plt
-    notebook = find_pipeline("discover")
-    names = settle(parameters(notebook), read_preset(notebook, "discover_smoke"), given) | {"out_dir": str(out)}
-    for cell in read(notebook, 4).cells:
-        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []): exec(cell.source, names)
-        plt.close("all")
-    return json.loads((Path(out) / "metrics.json").read_text()), pd.read_parquet(Path(out) / "images.parquet")
+def discovered(out, **given):
+    return execute("discover_smoke", out, **given), pd.read_parquet(Path(out) / "images.parquet")
 
 
 FEW = {"methods": ["pixels"], "ks": [6], "joint": 0, "mean_shift": False, "view": "PCA"}
@@ -94,7 +82,7 @@ def test_a_killed_run_goes_on_with_the_same_result(run, tmp_path):
     shutil.copytree(run, other)
     for name in ("metrics.json", "images.parquet"): (other / name).unlink()
     next((other / "features").glob("histograms-*.npz")).unlink()
-    a, b = json.loads((run / "metrics.json").read_text()), execute(other)[0]
+    a, b = json.loads((run / "metrics.json").read_text()), discovered(other)[0]
     assert {n: row["computed in"] for n, row in b["cost"].items()} == {"pixels": "an earlier attempt", "histograms": "this run", "autoencoder": "an earlier attempt"}
     for metrics in (a, b): metrics.pop("cost"), metrics.pop("time")
     assert a == b
@@ -105,7 +93,7 @@ def test_without_labels_and_with_broken_files(pictures, tmp_path):
     shutil.copytree(pictures, folder)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     (folder / "empty.png").touch()
-    metrics, images = execute(tmp_path / "run", data_dir=str(folder), **FEW)
+    metrics, images = discovered(tmp_path / "run", data_dir=str(folder), **FEW)
     assert metrics["unreadable"] == 2 and "no labels" in metrics["summary"] and not metrics["clusters"] and not metrics["cameras"]
     assert len(images) == 60
 
@@ -115,7 +103,7 @@ def test_nothing_to_discover(pictures, tmp_path, n, words):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(n): shutil.copy(sorted(pictures.iterdir())[0], folder / f"{i}.png")
-    with pytest.raises(BadInput, match=words): execute(tmp_path / "run", data_dir=str(folder))
+    with pytest.raises(BadInput, match=words): discovered(tmp_path / "run", data_dir=str(folder))
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
@@ -125,7 +113,7 @@ def test_nothing_to_discover(pictures, tmp_path, n, words):
     ({"hidden": ["hardwear"]}, "hidden: no 'hardwear'; did you mean 'hardware'"), ({"hidden": ["no such"]}, "there are .*ground"),
 ])
 def test_what_cannot_be_is_refused_before_anything_is_learned(tmp_path, given, words):
-    with pytest.raises(BadInput, match=words): execute(tmp_path / "run", **given)
+    with pytest.raises(BadInput, match=words): discovered(tmp_path / "run", **given)
     assert not (tmp_path / "run" / "features").exists()
 
 
@@ -136,7 +124,7 @@ def test_a_refusal_reaches_the_command_line(tmp_path):
 
 def test_the_published_form_with_classes_nobody_photographed(tmp_path):
     write_toy_msl(tmp_path / "toy", 120, rng=np.random.default_rng(5), size=32)
-    metrics, images = execute(tmp_path / "run", data_dir=str(tmp_path / "toy"), **FEW)
+    metrics, images = discovered(tmp_path / "run", data_dir=str(tmp_path / "toy"), **FEW)
     assert images[images.label >= 0].groupby("label").name.nunique().max() == 1 and images.label.max() == images[images.label >= 0].name.nunique() - 1
 
 
@@ -155,7 +143,7 @@ def test_a_test_folder_changes_nothing_else(tmp_path):
     last = toy.file[toy.split == "test"].max().split("/")[1][:4]
     known = part_of(tmp_path / "toy", tmp_path / "known", lambda p: p.name[:4] != last)
     kept = [part_of(tmp_path / "toy", tmp_path / f"kept{i}", lambda p: p.name[:4] == last and (i or p.name[21] in "02468")) for i in range(2)]
-    a, b = (execute(tmp_path / f"run{i}", data_dir=known, test_dir=d, **FEW)[0] for i, d in enumerate(kept))
+    a, b = (discovered(tmp_path / f"run{i}", data_dir=known, test_dir=d, **FEW)[0] for i, d in enumerate(kept))
     assert a["clusters"]["val split"] == b["clusters"]["val split"] and a["curves"] == b["curves"]
     assert a["classifiers"]["train to val"] == b["classifiers"]["train to val"]
     assert 0 < a["n"]["test"] < b["n"]["test"] and a["clusters"]["test split"] != b["clusters"]["test split"]

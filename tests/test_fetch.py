@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import real
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -436,8 +436,7 @@ def test_the_table_of_sources():
 
 
 def test_a_datasheet_of_real_data():
-    folder = ROOT.parent / "shared" / "data" / "msl_curiosity_v1"
-    if not folder.is_dir(): pytest.skip("real data absent")
+    folder = real("msl_curiosity_v1")
     sheet = datasheet("msl_curiosity_v1", folder)
     assert "5384 .jpg in images.zip" in sheet and "Stanboli" in sheet and hashlib.sha256((folder / "labels.csv").read_bytes()).hexdigest() in sheet
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import rasterio
 from affine import Affine
-from conftest import ROOT
+from conftest import DATA, real
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
@@ -29,17 +29,11 @@ from planetlab.scene import Frame, find_frame, find_gaps, mark_gaps, open_scene,
 from planetlab.stretch import Stretch, fit_stretch, fit_zscore, stretch_db
 from planetlab.windows import from_tiles, tile_windows, to_tiles
 
-DATA = next((p / "shared" / "data" for p in ROOT.parents if (p / "shared" / "data").is_dir()), Path("no real data"))
 PRODUCTS = sorted(p for d in ("pds3_products", "planetary_rasters") for p in (DATA / d).glob("*") if p.suffix != ".md") \
     or [Path("no real products")]
 NO_IMAGE = "1173MR0053120040602271E01_DRCL"
 IAU = ["Sun", "Mercury", "Venus", "Moon", "Mars", "Phobos", "Jupiter", "Io", "Ganymede", "Titan", "Iapetus", "Miranda", "Pluto", "Ceres", "Vesta"]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-
-
-def needs(path):
-    if not path.exists(): pytest.skip(f"real data absent: {path.name} is not in ../shared/data")
-    return path
 
 
 def write(path, pixels, crs=VENUS.iau_crs(10), **kwargs):
@@ -54,7 +48,7 @@ def write(path, pixels, crs=VENUS.iau_crs(10), **kwargs):
 
 @pytest.mark.parametrize("path", PRODUCTS, ids=lambda p: p.name)
 def test_every_product_opens_and_keeps_its_crs(path):
-    needs(path)
+    real(path)
     if path.stem == NO_IMAGE:
         with pytest.raises(Corrupt, match=f"cannot read .*{NO_IMAGE}.LBL"): open_scene(path)
         return
@@ -75,7 +69,7 @@ def test_every_product_opens_and_keeps_its_crs(path):
 
 @pytest.mark.parametrize("path", PRODUCTS, ids=lambda p: p.name)
 def test_gdalinfo_says_the_same(path):
-    needs(path)
+    real(path)
     if not shutil.which("gdalinfo"): pytest.skip("gdalinfo is not on PATH")
     if path.stem == NO_IMAGE or path.suffix == ".IMG": return
     info, scene = json.loads(subprocess.run(["gdalinfo", "-json", path], capture_output=True, text=True, check=True).stdout), open_scene(path)
@@ -85,7 +79,7 @@ def test_gdalinfo_says_the_same(path):
 
 
 def test_radiance_and_light_of_a_rover_image():
-    path = needs(DATA / "pds3_products" / "1p375513899radbqqep2582l2c1.img")
+    path = real("pds3_products/1p375513899radbqqep2582l2c1.img")
     scene = open_scene(path)
     tile = read_tile(scene)
     radiance = to_physical(tile, scene)
@@ -96,7 +90,7 @@ def test_radiance_and_light_of_a_rover_image():
 
 
 def test_the_label_names_what_gdal_misses():
-    scene = open_scene(needs(DATA / "pds3_products" / "1p375513987radbqqep2582l5c1.img"))
+    scene = open_scene(real("pds3_products/1p375513987radbqqep2582l5c1.img"))
     tile = read_tile(scene)
     assert scene.specials == (32766.0,) and not tile.valid[tile.pixels[0] == 32766].any()
 

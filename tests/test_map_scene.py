@@ -5,37 +5,24 @@ import shutil
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
 import rasterio
-from conftest import PLANETLAB, command
-from nbformat import read
+from conftest import PLANETLAB, command, execute, finished
 
 from planetlab.core import BadInput, Corrupt, ModelMismatch
-from planetlab.runs import find_pipeline, parameters, read_preset, settle
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    out = tmp_path_factory.mktemp("map") / "run"
-    done = command("run", "map_scene", "-f", "map_scene_smoke", "--out", out, cwd=out.parent)
-    assert done.returncode == 0, done.stderr
-    return out
+    return finished("map_scene", "map_scene_smoke", tmp_path_factory.mktemp("map") / "run")
 
 
-def execute(out, **given):
-    "The cells of the notebook, here, with the parameters of the smoke preset and some more"
-    import matplotlib.pyplot as plt
-    notebook = find_pipeline("map_scene")
-    names = settle(parameters(notebook), read_preset(notebook, "map_scene_smoke"), {"turns": "", "outputs": [], **given}) | {"out_dir": str(out)}
-    for cell in read(notebook, 4).cells:
-        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []): exec(cell.source, names)
-        plt.close("all")
-    return json.loads((Path(out) / "metrics.json").read_text())
+def mapped(out, **given):
+    return execute("map_scene_smoke", out, **{"turns": "", "outputs": [], **given})
 
 
 def pixels(path):
@@ -106,29 +93,29 @@ def test_a_table_of_labels_gives_areas_and_confidence(run, tmp_path):
     table["label"] = [("ground", "rock", "shadow", "crater")[k] for k in truth[table.row, table.col]]
     table.to_csv(tmp_path / "sample.csv", index=False)
     given = {"scenes": [str(run / "world" / "map" / "moon.tif")], "model": str(run / "model"), "sample": str(tmp_path / "sample.csv"), "turns": "upside down"}
-    numbers, own = execute(tmp_path / "run", **given)["scenes"]["moon"], json.loads((run / "metrics.json").read_text())["scenes"]["moon"]
+    numbers, own = mapped(tmp_path / "run", **given)["scenes"]["moon"], json.loads((run / "metrics.json").read_text())["scenes"]["moon"]
     for name, row in numbers["areas"].items(): assert row["km2"] == pytest.approx(own["areas"][name]["km2"]) and row["km2 true"] is None
     assert numbers["confidence"] == own["confidence"]
     (tmp_path / "sample.csv").write_text("lon,lat,label\n23.4,0.6,lava\n")
-    with pytest.raises(BadInput, match="lava"): execute(tmp_path / "other", **given)
+    with pytest.raises(BadInput, match="lava"): mapped(tmp_path / "other", **given)
 
 
 def test_a_test_folder_changes_nothing_else(run, tmp_path):
     given = {"scenes": [str(run / "world" / "map" / "moon.tif")], "model": str(run / "model"), "test_dir": str(run / "world" / "val")}
-    metrics = execute(tmp_path / "run", **given)
+    metrics = mapped(tmp_path / "run", **given)
     assert metrics["n"]["test"] > 60 and "confidence" in metrics["scenes"]["test"] and "confidence" not in metrics["scenes"]["moon"]
     assert metrics["fitted"]["on"].startswith("nothing") # the model was calibrated with averaged answers, and these are not
 
 
 def test_a_plain_function_maps_too(run, tmp_path):
     raster = moon_of(run, tmp_path / "moon.tif")
-    metrics = execute(tmp_path / "run", scenes=[str(raster)], model="planetlab.predictor:roughness(12, radius=3)")
+    metrics = mapped(tmp_path / "run", scenes=[str(raster)], model="planetlab.predictor:roughness(12, radius=3)")
     assert set(metrics["scenes"]["moon"]["mapped, biased"]) == {"smooth", "rough"} and metrics["fitted"]["on"].startswith("nothing")
 
 
 def test_workers_elsewhere_make_the_same_map(run, tmp_path):
     given = {"scenes": [str(run / "world" / "map" / "moon.tif")], "model": str(run / "model"), "turns": "upside down"}
-    execute(tmp_path / "run", **given, address="local", workers=2)
+    mapped(tmp_path / "run", **given, address="local", workers=2)
     assert np.array_equal(*(pixels(f / "maps" / "moon" / "classes.tif") for f in (run, tmp_path / "run")))
 
 
@@ -138,7 +125,7 @@ def test_workers_elsewhere_make_the_same_map(run, tmp_path):
 ])
 def test_a_raster_that_does_not_fit_the_model(run, tmp_path, profile, words):
     raster = moon_of(run, tmp_path / "x.tif", **profile)
-    with pytest.raises(ModelMismatch, match=words): execute(tmp_path / "run", scenes=[str(raster)], model=str(run / "model"))
+    with pytest.raises(ModelMismatch, match=words): mapped(tmp_path / "run", scenes=[str(raster)], model=str(run / "model"))
 
 
 @pytest.mark.parametrize("given, error, words", [
@@ -148,7 +135,7 @@ def test_a_raster_that_does_not_fit_the_model(run, tmp_path, profile, words):
 def test_refused_with_a_reason(run, tmp_path, monkeypatch, given, error, words):
     (tmp_path / "notes.tif").write_text("not a raster")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(error, match=words): execute(tmp_path / "run", **{"model": str(run / "model"), **given})
+    with pytest.raises(error, match=words): mapped(tmp_path / "run", **{"model": str(run / "model"), **given})
 
 
 def test_killed_it_goes_on_to_the_same_map(run, tmp_path):
@@ -169,12 +156,12 @@ def test_killed_it_goes_on_to_the_same_map(run, tmp_path):
 
 def test_a_whole_image_is_redrawn(tmp_path):
     given = {"network": "Autoencoder", "width": 16, "lr": 0.005, "windows": 60, "epochs": 8}
-    metrics = execute(tmp_path / "run", **given)
+    metrics = mapped(tmp_path / "run", **given)
     with rasterio.open(tmp_path / "run" / "world" / "map" / "moon.tif") as src, rasterio.open(tmp_path / "run" / "maps" / "moon" / "values.tif") as made:
         x, y = src.read(1).astype(float), made.read(1)
         assert (made.crs, made.transform) == (src.crs, src.transform) and np.corrcoef(x.ravel(), y.ravel())[0, 1] > 0.5
     scores = metrics["scenes"]["moon"]["redrawn"]
     assert scores["model"]["psnr"] > scores["window mean"]["psnr"] and all(r["psnr_low"] <= r["psnr"] <= r["psnr_high"] for r in scores.values())
-    again = execute(tmp_path / "again", model=str(tmp_path / "run" / "model"), scenes=[str(tmp_path / "run" / "world" / "map" / "moon.tif")])
+    again = mapped(tmp_path / "again", model=str(tmp_path / "run" / "model"), scenes=[str(tmp_path / "run" / "world" / "map" / "moon.tif")])
     assert again["scenes"]["moon"]["redrawn"] == scores
     shutil.rmtree(tmp_path / "again")

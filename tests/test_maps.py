@@ -14,6 +14,7 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from conftest import DATA, RASTERS, real
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import uniform_filter
@@ -270,10 +271,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path):
     assert bits(tmp_path / "m") == bits(tmp_path / "once")
 
 
-DATA = next((p / "shared" / "data" for p in Path(__file__).resolve().parents if (p / "shared" / "data").is_dir()), Path("no real data"))
-REAL = [DATA / "planetary_rasters" / f for f in ("AS15-M-0295_SML_geo.tif", "Lunar_LRO_LOLA_Shade_MAP2_90.0N20.0_LAMB.tif",
-        "Mars_MGS_MOLA_ClrShade_MAP2_0.0N0.0_MERC.tif", "mars_topo_sh110_west_eqc.tif", "mars_topo_sh110_west_longlat.tif")]
-REAL += [DATA / "aef_wisconsin" / f for f in ("aef64_exact_10m_float32.tif", "aef64_exact_1m_int8.tif")]
+REAL = [*RASTERS, *(DATA / "aef_wisconsin" / f for f in ("aef64_exact_10m_float32.tif", "aef64_exact_1m_int8.tif"))]
 
 
 def some(x): return x[:, :8] # of 64
@@ -282,8 +280,7 @@ def some(x): return x[:, :8] # of 64
 @pytest.mark.parametrize("path", REAL, ids=lambda p: p.stem)
 def test_real_rasters_come_back_in_their_place(tmp_path, path):
     "Through the engine and back: values, CRS, transform and nodata, read by gdalinfo where it is there"
-    if not path.exists(): pytest.skip(f"{path.name} is not here")
-    scene = open_scene(path, body=body("Earth") if "aef" in path.name else None)
+    scene = open_scene(real(path), body=body("Earth") if "aef" in path.name else None)
     names = tuple(f"band {i + 1}" for i in range(min(scene.bands, 8)))
     plan = MapPlan(256, 8, 16)
     want, got = read_tile(scene), mapped(scene, tmp_path, Predictor(some, scene.bands, names), plan, (values(names),))

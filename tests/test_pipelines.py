@@ -1,14 +1,13 @@
 "The Venus pipeline as a user runs it: whole, refused, resumed, killed"
 import json
 import os
-from pathlib import Path
 
 import geopandas as gpd
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import command
+from conftest import command, real
 from safetensors.numpy import load_file
 
 from planetlab.core import PlanetlabError
@@ -125,8 +124,7 @@ def test_real_images_with_a_test_folder(jartool, tmp_path):
 
 
 def test_the_published_encoder_on_the_published_windows(tmp_path):
-    folder = Path(__file__).parents[2] / "shared" / "data" / "venus_topo_maldan13"
-    if not folder.is_dir(): pytest.skip(f"real data absent: {folder.name} is not in ../shared/data")
+    folder = real("venus_topo_maldan13")
     done = command("run", "venus", "-f", "venus_topo_maldan13", "-p", "epochs_topo=1", "-p", f"data_dir={folder}", "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     model, _ = load_model(tmp_path / "run" / "model_topo")

@@ -4,13 +4,13 @@ import string
 import warnings
 from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import rasterio
 from affine import Affine
+from conftest import real
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -29,11 +29,9 @@ few = settings(deadline=None, max_examples=15)
 
 
 @pytest.fixture(scope="session")
-def real():
+def maldan():
     "Six published topography windows and the four catalogues"
-    found = [f for p in Path(__file__).parents if (f := p / "shared" / "data" / "venus_topo_maldan13").is_dir()]
-    if not found: pytest.skip("real data absent: venus_topo_maldan13 is not in a shared/data above")
-    return found[0]
+    return real("venus_topo_maldan13")
 
 
 # names
@@ -142,8 +140,8 @@ def test_close_pairs_are_those_of_the_haversine():
 
 # the real catalogues and windows
 
-def test_real_catalogues_merge_to_687_rows(real):
-    survey = read_survey(real)
+def test_real_catalogues_merge_to_687_rows(maldan):
+    survey = read_survey(maldan)
     assert survey.type.value_counts().to_dict() == {"corona": 445, "large volcano": 136, "intermediate volcano": 106}
     assert survey.groupby("catalogue").min_km.agg(["size", "count"]).T.to_dict("list") == {
         "Coronae_Stofan_1": [369, 369], "Coronae_Stofan_2": [76, 1], "Intermediate_vlc_Byrn": [106, 0], "LV_MAI_BYRN": [136, 0]}
@@ -151,16 +149,16 @@ def test_real_catalogues_merge_to_687_rows(real):
     assert [len(close_pairs(survey, km, VENUS)) for km in (50, 100)] == [4, 18]
 
 
-def test_real_catalogues_are_written_back_byte_by_byte(real, tmp_path):
-    for path in real.glob("*.csv"):
+def test_real_catalogues_are_written_back_byte_by_byte(maldan, tmp_path):
+    for path in maldan.glob("*.csv"):
         write_published(tmp_path / path.name, read_published(path))
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("blank", [" ", "_"])
 @pytest.mark.parametrize("suffix", [".tif", "_topo.tif", "_topo_63.tif"])
-def test_names_of_all_687_rows_survive(real, blank, suffix):
-    for path in sorted(real.glob("*.csv")):
+def test_names_of_all_687_rows_survive(maldan, blank, suffix):
+    for path in sorted(maldan.glob("*.csv")):
         for row in pd.read_csv(path, dtype=str).itertuples():
             size = f"{row.Max_D_km}x{row.Min_D_km}" if "Min_D_km" in row._fields else row.Max_D_km
             text = f"{row.uniq_ID}_{row.Name.replace(' ', blank)}_{size}km_{row.Latitude}_{row.Longitude}_466.0km{suffix}"
@@ -171,9 +169,9 @@ def test_names_of_all_687_rows_survive(real, blank, suffix):
             assert name.is_narrow == (float(row.Max_D_km) > 466)
 
 
-def test_real_windows_have_their_frame_detected(real):
+def test_real_windows_have_their_frame_detected(maldan):
     narrow = []
-    for path in sorted(real.glob("*.tif")):
+    for path in sorted(maldan.glob("*.tif")):
         name, crop = parse_name(path.name), read_crop(path)
         assert format_name(name) == path.name and crop.valid.shape == (3839, 4096)
         good = np.zeros((3839, 4096), bool)
@@ -184,14 +182,14 @@ def test_real_windows_have_their_frame_detected(real):
     assert narrow == ["vlc_001"]
 
 
-def test_real_tiles_are_those_of_the_published_study(real):
-    path = sorted(real.glob("vlcInt_000*.tif"))[0]
+def test_real_tiles_are_those_of_the_published_study(maldan):
+    path = sorted(maldan.glob("vlcInt_000*.tif"))[0]
     with warnings.catch_warnings(action="ignore"), rasterio.open(path) as src: image = src.read(1)
-    table = read_crops(real)
+    table = read_crops(maldan)
     rows = table[table.structure == "vlcInt_000"]
     assert rows.tile.tolist() == list(range(64))
     some = (0, 7, 8, 27, 56, 63)
-    tiles = dict(zip(some, cut_tiles(rows.iloc[list(some)].assign(folder=str(real)), "topo", 512)))
+    tiles = dict(zip(some, cut_tiles(rows.iloc[list(some)].assign(folder=str(maldan)), "topo", 512)))
     for k in some:
         y, x = 480 * (k // 8), 512 * (k % 8)
         wanted = np.zeros((512, 512), "uint8")
@@ -199,9 +197,9 @@ def test_real_tiles_are_those_of_the_published_study(real):
         assert np.array_equal(tiles[k][0][0], wanted) and (wanted > 0).sum() == tiles[k][1].sum()
 
 
-def test_real_folder_is_a_catalog(real):
-    table = read_catalog(real, rng=np.random.default_rng(0))
-    assert products(real) == ["topo"] and len(table) == 6 * 64 and table.id.is_unique
+def test_real_folder_is_a_catalog(maldan):
+    table = read_catalog(maldan, rng=np.random.default_rng(0))
+    assert products(maldan) == ["topo"] and len(table) == 6 * 64 and table.id.is_unique
     assert table.groupby("structure").type.first().value_counts().to_dict() == {"corona": 2, "large volcano": 2, "intermediate volcano": 2}
     assert set(table.catalogue) == {"Coronae_Stofan_1", "LV_MAI_BYRN", "Intermediate_vlc_Byrn"} and not table.calibrated.any()
     assert table[table.type != "corona"].min_km.isna().all() and table[table.type == "corona"].min_km.notna().all()
