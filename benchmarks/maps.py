@@ -30,6 +30,7 @@ CASES = { # raster (bands, height, width), dtype, model, tile, overlap, batch, t
     "huge": ((1, 30000, 30000), "uint8", "light", 512, 64, 4, 1),
 }
 OURS = {"planetlab": {}, "planetlab, bfloat16": {"precision": "bfloat16"}, "planetlab, default allocator": {"keep_memory": False}}
+AS_READ = {"planetlab, channels as read": {"channels_last": False}}
 PEERS = ("torchgeo", "geoai")
 
 
@@ -126,9 +127,9 @@ def torchgeo(model, path, out, case, classes):
             scale = 255 if src.dtypes[0] == "uint8" else 1
             for y, box in zip(model(some["image"].float() / scale).numpy(), some["bounds"]):
                 row, col = _corner(src, box)
-                h, w = min(size, src.height - row), min(size, src.width - col)
-                total[:, row:row + h, col:col + w] += y[:, :h, :w]
-                n[row:row + h, col:col + w] += 1
+                top, h, w = max(-row, 0), min(size, src.height - row), min(size, src.width - col) # the last tiles reach above the raster
+                total[:, row + top:row + h, col:col + w] += y[:, top:h, :w]
+                n[row + top:row + h, col:col + w] += 1
         with rasterio.open(out, "w", **{**src.profile, "count": classes, "dtype": "float32", "compress": "lzw"}) as dst: dst.write(total / n)
 
 
@@ -153,7 +154,7 @@ def one(who, case, path, out):
     model, classes = make_model(name, bands)
     runs = {"ceiling": ceiling, "ceiling, kept memory": lambda *a: ceiling(*a, kept=True), "plain loop": plain, "torchgeo": torchgeo, "geoai": geoai,
             "planetlab, 2 workers": lambda *a: planetlab(*a, workers=2, threads=1),
-            **{k: lambda *a, how=how: planetlab(*a, **how) for k, how in OURS.items()}}
+            **{k: lambda *a, how=how: planetlab(*a, **how) for k, how in (OURS | AS_READ).items()}}
     x = torch.rand(1, bands, 64, 64)
     with torch.inference_mode(): model(x)
     for module in {"torchgeo": ("torchgeo.samplers",), "geoai": ("geoai.inference",)}.get(who, ("planetlab.maps", "planetlab.predict")): __import__(module)
@@ -184,6 +185,7 @@ def contenders(case, peers):
     if case in ("low", "high", "huge"): return [("planetlab", sys.executable)]
     mine = ["ceiling", "ceiling, kept memory", "plain loop", *OURS]
     if case == "light2": mine.append("planetlab, 2 workers")
+    if case == "bands64": mine += AS_READ
     return [(who, sys.executable) for who in mine] + [(who, peers) for who in PEERS if peers]
 
 
