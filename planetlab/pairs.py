@@ -160,9 +160,10 @@ def _read_named(
     found += [(name, "is listed in index.csv and has no image") for name in index.index.difference([*images])]
     said = index.reindex(keys).reset_index(drop=True)
     t = _rows(keys, images, coded)
+    if t.empty: return t
     sol = t.id.str.extract(r"(?<!\d)(\d{4})M[LRH]\d{6}")[0]
     if classes: t = t.assign(form=form or _seen_form(t.labels, len(classes)), classes=", ".join(classes), licence="", credit="")
-    elif len(t) and sol.notna().all(): t = t.assign(form="binary", classes="ground, rock", **_MARS)
+    elif sol.notna().all(): t = t.assign(form="binary", classes="ground, rock", **_MARS)
     elif {"repository_owner", "kind"} <= {*said}: t = t.assign(form="ids", classes=", ".join(CLASSES), **_LUNAR, split=np.where(said.kind.str.startswith("real"), "real", ""))
     else: raise BadInput(f"{root} does not say what its masks show; name the classes in the order of their ids, e.g. classes=('ground', 'rock')")
     if sol.notna().all(): said["sol"] = sol
