@@ -116,7 +116,7 @@ def read_counts(
             elif img.mode not in keep and img.mode[0] not in "IF": img = img.convert("RGBA" if img.has_transparency_data else "RGB")
             counts = np.asarray(img)
     except _BROKEN as e: raise Corrupt(f"cannot read {path}: {type(e).__name__}: {e}; download or save it again, or leave it out") from e
-    counts = counts.reshape(*counts.shape[:2], -1).transpose(2, 0, 1)
+    counts = counts.reshape(*counts.shape[:2], -1).transpose(2, 0, 1).copy() # by bands, and free to be written to
     if counts.dtype.kind == "b": counts = counts.astype("uint8")
     if counts.dtype.kind in "iu" and counts.dtype != np.uint8 and 0 <= counts.min() and counts.max() < 2**16: counts = counts.astype("uint16")
     return (counts[:-1], counts[-1] > 0) if len(counts) in (2, 4) else (counts, np.ones(counts.shape[1:], bool))

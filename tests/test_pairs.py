@@ -182,6 +182,7 @@ def test_images_keep_their_counts(tmp_path, suffix, bands, dtype):
     table = read_pairs(tmp_path, classes=("ground", "rock"))
     got = read_pair(table.iloc[0])
     assert got.img.dtype == dtype and (got.img == img[:3]).all() and table.form[0] == "ids"
+    assert got.img.flags.writeable and got.img.flags.c_contiguous and got.labels.flags.writeable
     assert (got.labels == np.where(img[3] > 0, np.eye(12, 9), IGNORE) if bands == 4 else got.labels == np.eye(12, 9)).all()
 
 
