@@ -126,8 +126,7 @@ def size_table(
         table[name] = total / area_m2
         table[f"{name}_low"], table[f"{name}_high"] = (v / area_m2 for v in poisson_interval(total, spread, part.max()))
     table["complete"] = table.d_m >= d_min_m * (1 - 1e-9)
-    table.attrs["about"] = f"{len(d)} on {area_m2:.6g} m²; bins of a factor {step:.4g}; complete from {d_min_m:.4g} m"
-    table.attrs["d_min_m"] = d_min_m
+    table.attrs |= {"d_min_m": d_min_m, "about": f"{len(d)} on {area_m2:.6g} m²; bins of a factor {step:.4g}; complete from {d_min_m:.4g} m"}
     return table
 
 # %% ../nbs/51c_sizes.ipynb #b55838b4
@@ -159,7 +158,7 @@ def show_sizes(
            ylabel="rocks of D or more per m²" if of == "number_m2" else "share of ground under rocks of D or more")
     ax.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     for set_format in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter): set_format("{x:g}")
-    ax.legend(fontsize=7, frameon=False)
+    ax.legend(fontsize=7, framealpha=0.85, edgecolor="none")
     return ax
 
 # %% ../nbs/51c_sizes.ipynb #b7a336d9
@@ -310,8 +309,7 @@ def fit_cover(
         return CoverFit(RockCover(float(np.exp(k))), tuple(float(v) for v in np.exp(_profile(tied, k, ks))), None, len(d))
     def best_k(q): return np.log(len(d) / (area * RockCover(1.0, np.exp(q)).number(low)).sum())
     def over_q(q): return loglik(best_k(q), q)
-    q = _best(over_q, qs)
-    k = best_k(q)
+    k = best_k(q := _best(over_q, qs))
     around = np.asarray(_profile(over_q, q, qs))
     def over_k(v): return loglik(v, _best(lambda u: loglik(v, u), (around[0] - 1, around[1] + 1)))
     k_ends = _profile(over_k, k, (k - 6, k + 6))
