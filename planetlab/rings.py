@@ -104,7 +104,7 @@ def ring_sizes(
     n_px: float = 5,     # Pixels across the smallest rock that is surely found
     *,
     leave_out: Sequence[str] = (), # Flags whose rocks are not counted
-) -> pd.DataFrame: # `rings` with d_min_m, one column per line of `tally`, number_m2 of d_min_m or more, _low, _high
+) -> pd.DataFrame: # `rings` with d_min_m, one column per line of `tally`, number of d_min_m or more per seen m², _low, _high
     "Counts and numbers per m² of each ring, each above a completeness diameter of its own"
     if "range_m" not in rocks: raise BadInput(f"the table has {list(rocks.columns)} and no range_m; without range a frame has no sizes and no ground")
     here, d_min = ring_of(rocks.range_m, rings), n_px * rings.far_m / focal_px

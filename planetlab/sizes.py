@@ -283,7 +283,7 @@ def _best(loglik: Callable[[float], float], ends: tuple[float, float]) -> float:
     i = int(np.argmax([loglik(v) for v in lattice]))
     return minimize_scalar(lambda v: -loglik(v), bounds=(lattice[max(i - 1, 0)], lattice[min(i + 1, 59)]), method="bounded", options={"xatol": 1e-8}).x
 
-
+# %% ../nbs/51c_sizes.ipynb #f882f6c6
 def fit_cover(
     diameter_m: Sequence[float], # (N,) m; those below their `d_min_m` are left out
     area_m2: float | np.ndarray, # Measured ground, or (R,) of each ring
