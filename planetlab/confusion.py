@@ -81,7 +81,7 @@ def _members(
     "What each class, and then each merged class, is made of"
     return np.array([[k == n for k in names] for n in names] + [[k in m for k in names] for m in merged.values()])
 
-
+# %% ../nbs/22a_confusion.ipynb #c3e2065b
 def _boundary(
     inside: np.ndarray,  # (H, W) bool
     counted: np.ndarray, # (H, W) bool
