@@ -117,7 +117,7 @@ def find_instances(
     *,
     min_px: int = 12,       # Fewer pixels are flagged `is_small`; none is dropped
     connectivity: int = 4,  # 8: pixels that meet at a corner are connected
-    split_px: float | None = None, # Cut at necks narrower than both sides by this, px; None: touching rocks stay one
+    split_px: float | None = 1.0, # Cut where a neck is this much nearer to the outline than both middles, px; None: touching rocks stay one
     apart: bool = False,    # Neighbours of different classes are different rocks
 ) -> Instances:
     "Rocks of a class map, one by one, numbered from 1 by rows"
