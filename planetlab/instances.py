@@ -53,8 +53,8 @@ def _touching(
 ) -> np.ndarray: # (n,) bool
     "Which regions have a pixel beside one of another, corners included"
     wide, found = np.pad(numbers, 1), np.zeros(n + 1, bool)
-    for r, c in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        other = np.roll(wide, (r, c), (0, 1))
+    for step in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        other = np.roll(wide, step, (0, 1))
         both = (wide != other) & (wide > 0) & (other > 0)
         found[wide[both]] = found[other[both]] = True
     return found[1:]
@@ -80,9 +80,8 @@ def list_instances(
     names, numbers = np.unique(np.r_[0, ids.ravel()], return_inverse=True)
     if names[0] < 0: raise BadInput(f"rock number {names[0]}; numbers are above 0, and 0 is no rock")
     numbers, n, names = numbers[1:].reshape(ids.shape), len(names) - 1, names[1:]
-    props = [k.split("-")[0] for k in _PROPS]
-    table = pd.DataFrame(regionprops_table(numbers, properties=list(dict.fromkeys(props)))).rename(columns=_PROPS)[list(_PROPS.values())]
-    table = table.astype({"n_px": int})
+    props = list(dict.fromkeys(k.split("-")[0] for k in _PROPS))
+    table = pd.DataFrame(regionprops_table(numbers, properties=props)).rename(columns=_PROPS)[list(_PROPS.values())].astype({"n_px": int})
     flat, kinds = numbers.ravel(), np.where(numbers > 0, labels, 0).astype(np.intp).ravel()
     votes = np.bincount(flat * (kinds.max() + 1) + kinds, minlength=(n + 1) * (kinds.max() + 1)).reshape(n + 1, -1)
     table.insert(0, "id", names)
@@ -135,12 +134,9 @@ def outlines(
 ) -> np.ndarray: # (n,) polygons and multipolygons in the order of the table; x = column, y = row, 0 at the top left corner
     "Where each rock ends"
     rows = np.r_[0, np.arange(1, len(found.table) + 1)][np.searchsorted(np.r_[0, found.table.id], found.ids)].astype("int32")
-    pieces = [(shapely.Polygon(g["coordinates"][0], g["coordinates"][1:]), int(v) - 1) for g, v in polygonise(rows, rows > 0, 4)]
     parts: list[list] = [[] for _ in range(len(found.table))]
-    for polygon, row in pieces: parts[row].append(polygon)
-    out = np.empty(len(parts), object)
-    out[:] = [p[0] if len(p) == 1 else shapely.MultiPolygon(p) for p in parts]
-    return out
+    for g, row in polygonise(rows, rows > 0, 4): parts[int(row) - 1].append(shapely.Polygon(g["coordinates"][0], g["coordinates"][1:]))
+    return np.array([p[0] if len(p) == 1 else shapely.MultiPolygon(p) for p in parts], object)
 
 
 def show_instances(
@@ -167,10 +163,9 @@ def to_metres(
     "Sizes in metres, from a map scale or from ranges"
     if (res_m is None) == (range_m is None) or (range_m is None) != (focal_px is None):
         raise BadInput("give either `res_m`, or `range_m` and `focal_px`; without one of them no size in metres is known")
-    t = found.table
+    t, (h, w) = found.table, found.ids.shape
     if res_m is not None: return Instances(found.ids, t.assign(area_m2=t.n_px * res_m**2, diameter_m=t.diameter_px * res_m, length_m=t.length_px * res_m))
     if np.shape(range_m) != found.ids.shape: raise BadInput(f"ranges {np.shape(range_m)} and image {found.ids.shape}; give one range per pixel")
-    h, w = found.ids.shape
     y, x = np.ogrid[:h, :w]
     cosine = (1 + ((y - (h - 1) / 2) ** 2 + (x - (w - 1) / 2) ** 2) / focal_px**2) ** -0.5
     known = np.where(np.isfinite(range_m) & (range_m > 0), found.ids, 0)
@@ -181,7 +176,6 @@ def to_metres(
 
 # %% ../nbs/51b_instances.ipynb #b9c09a64
 _FLAGS = ("is_small", "touches_edge", "touches_rock", "is_occluded")
-_NEVER = {"true_id": 0, "found_id": 0, "iou": np.nan}
 
 
 def _rows(
@@ -193,22 +187,13 @@ def _rows(
 ) -> pd.DataFrame:
     "Pairs, then what was missed, then what was found and is not there"
     missed, false = true.index.difference(pairs.true_id), found.index.difference(pairs.found_id)
-    out = pd.concat([pairs, pd.DataFrame({**_NEVER, "true_id": missed}), pd.DataFrame({**_NEVER, "found_id": false})], ignore_index=True)
-    out = out.astype({"true_id": int, "found_id": int, "iou": float})
-    sizes = [s for s in ("diameter_px", "diameter_m") if s in true and s in found]
+    out = pd.concat([pairs, pd.DataFrame({"true_id": missed, "found_id": 0}), pd.DataFrame({"true_id": 0, "found_id": false})], ignore_index=True).astype({"true_id": int, "found_id": int})
     for side, table in (("true", true), ("found", found)):
-        for s in sizes: out[f"{side}_{s}"] = table[s].reindex(out[f"{side}_id"]).to_numpy(float)
+        for s in ("diameter_px", "diameter_m")[:1 + ("diameter_m" in true and "diameter_m" in found)]: out[f"{side}_{s}"] = table[s].reindex(out[f"{side}_id"]).to_numpy(float)
     for flag in _FLAGS:
         a, b = ((t[flag] if flag in t else pd.Series(False, t.index)).reindex(out[f"{side}_id"]).fillna(False).to_numpy(bool) for side, t in (("true", true), ("found", found)))
         out[flag] = np.where(out.true_id > 0, a, b)
-    out.insert(0, "image", image)
-    out.insert(1, "group", group)
-    return out
-
-
-def _check_iou(iou: float) -> None:
-    "One partner each"
-    if not 0.5 <= iou < 1: raise BadInput(f"iou {iou}; from 0.5, below which a rock could have two partners, to below 1")
+    return pd.concat([pd.DataFrame({"image": image, "group": group}, out.index), out], axis=1)
 
 # %% ../nbs/51b_instances.ipynb #b3b0a324
 def match_instances(
@@ -220,7 +205,7 @@ def match_instances(
     iou: float = 0.5, # Least intersection over union of a pair
 ) -> pd.DataFrame: # A row per pair, missed rock (found_id 0) and false one (true_id 0): image, group, true_id, found_id, iou, sizes, flags (of the truth; of the found where false)
     "Found rocks beside true ones, one to one"
-    _check_iou(iou)
+    if not 0.5 <= iou < 1: raise BadInput(f"iou {iou}; from 0.5, below which a rock could have two partners, to below 1")
     if found.ids.shape != truth.ids.shape: raise BadInput(f"found {found.ids.shape}, truth {truth.ids.shape}; both must be of one image")
     known = np.ones(truth.ids.shape, bool) if valid is None else valid
     true, said = (t.table.set_index("id", drop=False) for t in (truth, found))
@@ -234,7 +219,7 @@ def match_instances(
     pairs = both[both.iou >= iou].drop_duplicates("true_id").drop_duplicates("found_id")
     return _rows(pairs[["true_id", "found_id", "iou"]], true, said, image, group)
 
-
+# %% ../nbs/51b_instances.ipynb #01651af3
 def match_boxes(
     found: Instances,    # Of a prediction
     boxes: pd.DataFrame, # A row per true box of the same image
@@ -244,7 +229,6 @@ def match_boxes(
     iou: float = 0.5,    # Least intersection over union of two boxes
 ) -> pd.DataFrame: # As `match_instances`; true_id counts the boxes from 1, sizes are of the boxes, √(width · height)
     "Boxes of found rocks beside true boxes, one to one, as many as can be"
-    _check_iou(iou)
     if absent := [c for c in columns if c not in boxes]: raise BadInput(f"no columns {absent} among {list(boxes)}; name those of left, top, width and height")
     left, top, width, height = boxes[list(columns)].to_numpy(float).T
     t = found.table
@@ -286,8 +270,7 @@ def _part(
 ) -> np.ndarray: # (draws, 7)
     "Scores of some rocks in every draw"
     hit = (rows.true_id > 0) & (rows.found_id > 0)
-    each = np.stack([hit, rows.true_id == 0, rows.found_id == 0, rows.iou.fillna(0)], 1)
-    sums = np.stack([np.bincount(rows.of, c.astype(float), times.shape[1]) for c in each.T], 1)
+    sums = np.stack([np.bincount(rows.of, c.astype(float), times.shape[1]) for c in (hit, rows.true_id == 0, rows.found_id == 0, rows.iou.fillna(0))], 1)
     error = (rows[f"found_{size}"] / rows[f"true_{size}"] - 1)[hit]
     error, of = error[np.isfinite(error)], rows.of
     medians = []
