@@ -6,13 +6,13 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from skimage.measure import regionprops
+from scipy.spatial.distance import pdist
 
 from planetlab.core import BadInput
 from planetlab.instances import (PARTS, find_instances, instance_scores, list_instances, match_boxes, match_instances, outlines, show_instances,
                                  to_metres)
 
-LAWS = settings(max_examples=30, deadline=None)
+LAWS = settings(max_examples=12, deadline=None)
 
 
 def rng(seed=0): return np.random.default_rng(seed)
@@ -43,7 +43,8 @@ def test_every_rock_pixel_is_in_one_rock(seed, connectivity, split_px, apart):
         assert r.touches_rock == bool((found.ids[ndimage.binary_dilation(here, np.ones((3, 3))) & ~here] > 0).any())
         assert r.is_small == (r.n_px < 12) and r.class_id == np.bincount(labels[here]).argmax()
         if apart: assert len(set(labels[here])) == 1
-    np.testing.assert_allclose(t.length_px, [p.feret_diameter_max for p in regionprops(found.ids)], atol=1e-6)
+        edges = (np.argwhere(here)[:, None] + np.array([[0, 0.5], [0.5, 0], [0, -0.5], [-0.5, 0]])).reshape(-1, 2)
+        assert r.length_px == pytest.approx(pdist(edges).max())
     shapes = outlines(found)
     np.testing.assert_allclose(shapely.area(shapes), t.n_px)
     assert shapely.is_valid(shapes).all()
@@ -158,7 +159,7 @@ def rows_of(seed, n=40, groups=8):
 @given(st.integers(0, 2**31))
 def test_scores_of_counts(seed):
     rows = rows_of(seed)
-    table = instance_scores(rows, "p", draws=40, rng=rng())
+    table = instance_scores(rows, "p", draws=5, rng=rng())
     for name, part in (("all", rows), ("whole", rows[~rows[list(PARTS)].any(axis=1)]), ("occluded", rows[rows.is_occluded])):
         tp, fp, fn = ((part.iou > 0).sum(), (part.true_id == 0).sum(), (part.found_id == 0).sum())
         v = table.loc[name].value
@@ -168,7 +169,7 @@ def test_scores_of_counts(seed):
         error = (part.found_diameter_px / part.true_diameter_px - 1)[part.iou > 0]
         np.testing.assert_allclose([v.size_error, v.size_bias], [error.abs().median(), error.median()])
     assert set(table.protocol) == {"p"} and (table.loc["all"].n_groups == rows.group.nunique()).all()
-    pd.testing.assert_frame_equal(table, instance_scores(rows, "p", draws=40, rng=rng()))
+    pd.testing.assert_frame_equal(table, instance_scores(rows, "p", draws=5, rng=rng()))
 
 
 def test_intervals_shrink_and_one_group_has_none():
