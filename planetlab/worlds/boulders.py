@@ -95,10 +95,10 @@ def stones() -> Stones: # 64 of them, always the same
         n, faces = rng.standard_normal((22, 3)), rng.uniform(0.72, 1.12, 22)
         n /= np.linalg.norm(n, axis=1, keepdims=True)
         n, faces = np.vstack([n, np.eye(3), -np.eye(3)]), np.append(faces, np.full(6, 1.15))
-        axes = np.exp(rng.normal(0, [0.22, 0.22, 0.12])) * [1, 1, rng.uniform(0.55, 1.15)]
+        axes = np.exp(rng.normal(0, [0.22, 0.22, 0.12])) * [1, 1, rng.uniform(0.65, 1.4)]
         n = n / axes
         faces, n = faces / np.linalg.norm(n, axis=1), n / np.linalg.norm(n, axis=1, keepdims=True)
-        faces = faces - n[:, 2] * axes[2] * rng.uniform(-0.35, 0.35)  # partly buried: the ground is at z = 0
+        faces = faces - n[:, 2] * axes[2] * rng.uniform(-0.12, 0.4)  # partly buried: the ground is at z = 0
         walls = np.column_stack([n, -faces])
         corners = HalfspaceIntersection(np.vstack([walls, [0, 0, -1, 0]]), np.array([0, 0, 0.05])).intersections
         size = 2 * np.sqrt(ConvexHull(corners[:, :2]).volume / np.pi) # of a hull in a plane, `volume` is the area

@@ -105,8 +105,8 @@ def _boxes(camera: Camera, points_m: np.ndarray) -> np.ndarray: # (N, P, 3) to (
     return box.astype(int)
 
 
-def _around(land: Terrain, camera: Camera, least_px: float) -> tuple[np.ndarray, np.ndarray]: # (N,) int which rock; (N, 2) m east and north
-    "Rocks that are large enough where they lie; the larger ones are met again a square further on"
+def _around(land: Terrain, camera: Camera, long: float, least_px: float) -> tuple[np.ndarray, np.ndarray]: # (N,) int which rock; (N, 2) m east and north
+    "Rocks near the view and large enough; the larger ones are met again a square further on; `long` is the length of shadows in heights"
     rocks, side = land.rocks, land.side_m
     here = np.stack([np.mod(v - at + side / 2, side) - side / 2 for v, at in ((rocks.x_m, camera.x_m), (rocks.y_m, camera.y_m))], 1)
     large = np.flatnonzero(rocks.diameter_m > 0.3)
@@ -114,7 +114,10 @@ def _around(land: Terrain, camera: Camera, least_px: float) -> tuple[np.ndarray,
     which = np.concatenate([np.arange(len(here)), *[large] * 8])
     away = np.concatenate([here, *(here[large] + side * np.array(step) for step in steps)])
     r, d = np.hypot(*away.T), rocks.diameter_m[which]
-    keep = np.flatnonzero((d * camera.focal_px > least_px * r) & (r > 1.2 * d) & (r > 0.4))
+    across, along = (away @ axis[:2] for axis in camera.axes[[0, 2]])
+    reach = d * (1 + long)
+    side_on = np.abs(across) < reach + 1.15 * (along + reach) * camera.width / 2 / camera.focal_px
+    keep = np.flatnonzero((d * camera.focal_px > least_px * r) & (r > 1.2 * d) & (r > 0.4) & (along > -reach) & side_on)
     return which[keep], away[keep]
 
 
@@ -122,10 +125,10 @@ def rocks_near(
     land: Terrain,    # The ground
     camera: Camera,   # On it
     sun: np.ndarray,  # (3,) unit vector towards the Sun: east, north, up
-    least_px: float = 1.6, # Smaller ones are left out, px
+    least_px: float = 2.0, # Smaller ones are left out, px
 ) -> Near: # The largest first
     "Rocks of which the camera sees something, be it their shadow"
-    which, away = _around(land, camera, least_px)
+    which, away = _around(land, camera, min(1.4 / sun[2], 20), least_px)
     rocks, kit = Rocks(*(v[which] for v in land.rocks)), stones()
     x, y = away[:, 0] + camera.x_m, away[:, 1] + camera.y_m
     base, d = np.column_stack([x, y, ground_height(land, x, y)]), rocks.diameter_m
