@@ -199,7 +199,7 @@ def _strew(place: Place, shape: tuple[int, int], *, rng) -> Rocks:
     row, col = (v + rng.random(n) for v in np.divmod(cell.clip(max=crowd.size - 1), shape[1]))
     step = place.side_m / shape[0]
     return Rocks(col * step, -row * step, d, rng.integers(0, 64, n), rng.uniform(0, 2 * np.pi, n),
-                 np.exp(rng.normal(0, 0.16, n)), rng.beta(1.2, 1.6, n))
+                 np.exp(rng.normal(0, 0.25, n)), rng.beta(1.2, 1.6, n))
 
 
 def make_terrain(

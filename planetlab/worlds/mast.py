@@ -131,7 +131,9 @@ def rocks_near(
     which, away = _around(land, camera, min(1.4 / sun[2], 20), least_px)
     rocks, kit = Rocks(*(v[which] for v in land.rocks)), stones()
     x, y = away[:, 0] + camera.x_m, away[:, 1] + camera.y_m
-    base, d = np.column_stack([x, y, ground_height(land, x, y)]), rocks.diameter_m
+    d, off = rocks.diameter_m, 0.3 * rocks.diameter_m[:, None] * np.array([-1, 1])
+    around = ground_height(land, x[:, None, None] + off[:, None], y[:, None, None] + off[..., None]).min((1, 2))
+    base = np.column_stack([x, y, (ground_height(land, x, y) + around) / 2]) # so that none hangs over a slope
     reach, high = kit.reach[rocks.stone] * d, kit.height[rocks.stone] * d
     sides = np.outer(reach, [-1, -1, 1, 1] * 2), np.outer(reach, [-1, 1] * 4), np.repeat(np.stack([-0.3 * d, high], 1), 4, 1)
     corners = base[:, None] + np.stack(sides, -1)
