@@ -20,7 +20,7 @@ def hapke(
     "Reflectance of a bed of dark or bright grains"
     mu0, mu = np.maximum(mu0, 0), np.maximum(mu, 1e-3)
     lobe = (1 - back**2) / (1 - 2 * back * phase + back**2) ** 1.5
-    half = np.sqrt((1 - phase).clip(0) / (1 + phase).clip(1e-6)) # tan of half the phase angle
+    half = np.sqrt(np.maximum(1 - phase, 0) / np.maximum(1 + phase, 1e-6)) # tan of half the phase angle
     many = _h(mu0, w) * _h(mu, w) - 1
     return w / 4 * mu0 / (mu0 + mu) * ((1 + surge / (1 + half / 0.06)) * lobe + many)
 
