@@ -1,4 +1,6 @@
 "One finished smoke run and the real data, shared by the tests that need them"
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -21,6 +23,17 @@ PLANETLAB = Path(sys.executable).parent / "planetlab"
 def command(*args, cwd, **kwargs):
     "The command line as a user types it, in any folder"
     return subprocess.run([PLANETLAB, *map(str, args)], cwd=cwd, capture_output=True, text=True, **kwargs)
+
+
+def command_here(*args, cwd):
+    "The same in this process, which has imported everything: exit code, stdout, stderr"
+    from planetlab.cli import main
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["planetlab", *map(str, args)])
+        patch.chdir(cwd)
+        with pytest.raises(SystemExit) as left: main()
+    return subprocess.CompletedProcess(args, left.value.code or 0, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
