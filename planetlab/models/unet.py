@@ -71,6 +71,38 @@ def _backbone(
         raise BadInput(f"{name} reduces by {steps}; a U-Net climbs in powers of two: use a network that halves, such as resnet18 or vgg16")
     return net
 
+# %% ../../nbs/34_models.unet.ipynb #353527de
+def _normalisation(
+    encoder: nn.Module, # Says what it was taught with, if it is one of timm's
+    bands: int,         # Of a chip
+) -> tuple[Tensor, Tensor]: # (C, 1, 1) mean and standard deviation
+    "What the encoder takes from every band, and divides it by"
+    said = getattr(encoder, "pretrained_cfg", None)
+    if said is None: return torch.full((bands, 1, 1), GAP), torch.ones(bands, 1, 1)
+    rgb = torch.tensor([said["mean"], said["std"]], dtype=torch.float32)
+    mean, std = rgb.mean(1, keepdim=True) if bands == 1 else rgb[:, torch.arange(bands) % 3]
+    return mean[:, None, None], std[:, None, None]
+
+# %% ../../nbs/34_models.unet.ipynb #0f81f6d8
+def _reach(
+    levels: int, # Of a plain encoder
+    step: int,   # 2 at half resolution, else 1
+) -> int: # px
+    "How far a plain U-Net looks"
+    up, down, seen = 0, step - 1, [] # px before and after the first pixel of a cell that it depends on
+    for s in (step << i for i in range(levels)):
+        up, down = up + 2 * s, down + 2 * s + (s // 2 if seen else 0)
+        seen.append((s, up, down))
+    for s, *skip in seen[-2::-1]: up, down = max(up + s, skip[0]) + 2 * s, max(down, skip[1]) + 2 * s
+    return max(up + step + 2 * (step - 1), down + step + step - 1)
+
+# %% ../../nbs/34_models.unet.ipynb #4468e89c
+def _check(encoder: str, bands: int, classes: int, widths: list[int], norm: str, pretrained: bool) -> None:
+    if min(bands, classes, *widths) < 1 or len(widths) < 2:
+        raise BadInput(f"{bands} bands, {classes} classes, widths {widths}; all count from 1, and there are two widths or more")
+    if norm not in ("batch", "group"): raise BadInput(f'norm {norm!r}; use "batch", or "group" for batches of a few chips')
+    if encoder == "plain" and pretrained: raise BadInput('no weights are published for the encoder "plain"; use pretrained=False')
+
 # %% ../../nbs/34_models.unet.ipynb #dee9df2d
 class UNet(nn.Module):
     "An encoder, and a decoder that looks back at what it saw"
@@ -137,35 +169,3 @@ class UNet(nn.Module):
         y = self.head(y)
         if self.args["half"]: y = F.interpolate(y, scale_factor=2, mode="bilinear")
         return y[..., :h, :w]
-
-# %% ../../nbs/34_models.unet.ipynb #37559c43
-def _check(encoder: str, bands: int, classes: int, widths: list[int], norm: str, pretrained: bool) -> None:
-    if min(bands, classes, *widths) < 1 or len(widths) < 2:
-        raise BadInput(f"{bands} bands, {classes} classes, widths {widths}; all count from 1, and there are two widths or more")
-    if norm not in ("batch", "group"): raise BadInput(f'norm {norm!r}; use "batch", or "group" for batches of a few chips')
-    if encoder == "plain" and pretrained: raise BadInput('no weights are published for the encoder "plain"; use pretrained=False')
-
-
-def _normalisation(
-    encoder: nn.Module, # Says what it was taught with, if it is one of timm's
-    bands: int,         # Of a chip
-) -> tuple[Tensor, Tensor]: # (C, 1, 1) mean and standard deviation
-    "What the encoder takes from every band, and divides it by"
-    said = getattr(encoder, "pretrained_cfg", None)
-    if said is None: return torch.full((bands, 1, 1), GAP), torch.ones(bands, 1, 1)
-    rgb = torch.tensor([said["mean"], said["std"]], dtype=torch.float32)
-    mean, std = rgb.mean(1, keepdim=True) if bands == 1 else rgb[:, torch.arange(bands) % 3]
-    return mean[:, None, None], std[:, None, None]
-
-
-def _reach(
-    levels: int, # Of a plain encoder
-    step: int,   # 2 at half resolution, else 1
-) -> int: # px
-    "How far a plain U-Net looks"
-    up, down, seen = 0, step - 1, [] # px before and after the first pixel of a cell that it depends on
-    for s in (step << i for i in range(levels)):
-        up, down = up + 2 * s, down + 2 * s + (s // 2 if seen else 0)
-        seen.append((s, up, down))
-    for s, *skip in seen[-2::-1]: up, down = max(up + s, skip[0]) + 2 * s, max(down, skip[1]) + 2 * s
-    return max(up + step + 2 * (step - 1), down + step + step - 1)
