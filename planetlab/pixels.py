@@ -30,7 +30,7 @@ def _names(bands: int, scales: Sequence[float], row: bool) -> list[str]:
     each = [f"{name} {s:g}" for s in scales for name in ("mean", "slope", "spread")]
     return ["grey", *each, *[f"{a:g} less {b:g}" for a, b in zip(scales, scales[1:])], *colours, *["row"] * row]
 
-
+# %% ../nbs/44a_pixels.ipynb #8a4b2fc3
 def pixel_features(
     img: np.ndarray,   # (C, H, W) counts as stored
     valid: np.ndarray | None = None, # (H, W) bool, True where `img` is real data; all if None
@@ -102,7 +102,7 @@ class _Trees:
             y[self.trees.classes_] = np.log(p.T.clip(1e-7)).reshape(-1, *img.shape[1:])
         return out
 
-
+# %% ../nbs/44a_pixels.ipynb #936c4016
 def fit_pixels(
     samples: Iterable[tuple[np.ndarray, np.ndarray]], # From `sample_pixels`
     classes: Sequence[str], # Names of labels 0, 1, …

@@ -43,7 +43,7 @@ def _shrunk(x: Tensor, shrink: int, row: bool) -> Tensor: # (B, C, H, W) -> (B, 
     height = (torch.arange(h, dtype=x.dtype, device=x.device) + 0.5) / h
     return torch.cat([x, height[:, None].expand(b, 1, h, w)], 1)
 
-
+# %% ../nbs/23_segment.ipynb #0dcac204
 class Frames(Dataset):
     "Labelled frames, shrunk and ready for a network"
     def __init__(self,
@@ -96,7 +96,20 @@ def _relit(x: Tensor, bands: int, jitter: Jitter, generator: torch.Generator) ->
     light = draw(1, jitter.light) + draw(bands, jitter.colour)
     return torch.cat([(x[:, :bands] - GAP) * draw(1, jitter.contrast).exp() + GAP + light, x[:, bands:]], 1)
 
+def _moved(
+    x: Tensor,      # (B, C, T, T)
+    labels: Tensor, # (B, T, T) integer
+    valid: Tensor,  # (B, T, T) bool
+    size: int,      # Side of what comes out, px
+    moves: Moves,   # One for each crop
+    exact: bool,    # Pixels move and never mix
+) -> tuple[Tensor, Tensor]: # (B, C, size, size) and (B, size, size) int64
+    "Image and labels through the same moves"
+    seen = move(Chips(x, valid[:, None], size), moves, "nearest" if exact else "bilinear")
+    named = move(Chips(labels[:, None].float(), (valid & (labels != IGNORE))[:, None], size), moves, "nearest")
+    return seen.x, torch.where(seen.valid & named.valid, named.x.round().long(), IGNORE)[:, 0]
 
+# %% ../nbs/23_segment.ipynb #19880198
 class Crops:
     "Batches of random views of frames; a new loop draws new ones"
     def __init__(self,
@@ -137,20 +150,6 @@ class Crops:
             x = _relit(x, x.shape[1] - self.frames.row, self.jitter, self.generator)
             yield _moved(x, labels, valid, self.size, _draw(len(x), self.symmetry, self.jitter, self.generator), self.symmetry.exact)
 
-
-def _moved(
-    x: Tensor,      # (B, C, T, T)
-    labels: Tensor, # (B, T, T) integer
-    valid: Tensor,  # (B, T, T) bool
-    size: int,      # Side of what comes out, px
-    moves: Moves,   # One for each crop
-    exact: bool,    # Pixels move and never mix
-) -> tuple[Tensor, Tensor]: # (B, C, size, size) and (B, size, size) int64
-    "Image and labels through the same moves"
-    seen = move(Chips(x, valid[:, None], size), moves, "nearest" if exact else "bilinear")
-    named = move(Chips(labels[:, None].float(), (valid & (labels != IGNORE))[:, None], size), moves, "nearest")
-    return seen.x, torch.where(seen.valid & named.valid, named.x.round().long(), IGNORE)[:, 0]
-
 # %% ../nbs/23_segment.ipynb #044ef650
 RECIPE = Recipe(epochs=20, lr=3e-3, weight_decay=1e-2, ema=0.99)
 
@@ -174,6 +173,11 @@ class SegmentLoss:
             out |= {f"both {k}": (said & true).sum() / len(x), f"either {k}": (said | true).sum() / len(x)}
         return out
 
+# %% ../nbs/23_segment.ipynb #34147c46
+class _OneByOne:
+    def __init__(self, frames: Frames): self.frames = frames
+    def __iter__(self): return ((x[None], labels[None]) for x, labels in self.frames)
+
 
 def fit_segmenter(
     model: nn.Module,        # Changed in place; one band more than the image if the frames have the row
@@ -196,11 +200,6 @@ def fit_segmenter(
                 kept[f"{part}_iou_{name.replace(' ', '_')}"] = both / either if either else math.nan
         yield kept
 
-
-class _OneByOne:
-    def __init__(self, frames: Frames): self.frames = frames
-    def __iter__(self): return ((x[None], labels[None]) for x, labels in self.frames)
-
 # %% ../nbs/23_segment.ipynb #14ad8871
 class WholeFrame(nn.Module):
     "A model of shrunk frames as one of frames"
@@ -220,7 +219,7 @@ class WholeFrame(nn.Module):
         if self.shrink > 1: y = F.interpolate(y, scale_factor=self.shrink, mode="bilinear")
         return y[..., :x.shape[2], :x.shape[3]]
 
-
+# %% ../nbs/23_segment.ipynb #885a21b3
 def frame_probs(
     predict: Predictor,  # Of `torch_predictor`, `fit_pixels`, `ensemble`, …
     img: np.ndarray,     # (C, H, W) counts
