@@ -104,7 +104,41 @@ def _check(encoder: str, bands: int, classes: int, widths: list[int], norm: str,
     if encoder == "plain" and pretrained: raise BadInput('no weights are published for the encoder "plain"; use pretrained=False')
 
 # %% ../../nbs/34_models.unet.ipynb #dee9df2d
-class UNet(nn.Module):
+class _Freezes(nn.Module):
+    "A network whose `encoder` can stop learning"
+    def freeze(self, frozen: bool = True) -> "_Freezes":
+        "Keep the encoder as it is, running statistics included; or let it learn again"
+        self.args["frozen"] = frozen
+        self.encoder.requires_grad_(not frozen)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> "_Freezes":
+        super().train(mode)
+        if self.args["frozen"]: self.encoder.eval()
+        return self
+
+
+class _Decoder(nn.Module):
+    "Double, look back, convolve twice, until the picture is whole"
+    def __init__(self, seen: dict, skips: dict, up: Sequence[int], classes: int, norm: str, centre: bool):
+        super().__init__()
+        self.skips, deepest = skips, max(seen)
+        self.centre = _block(seen[deepest], seen[deepest], norm) if centre else nn.Identity()
+        self.blocks = nn.ModuleList(_block(below + skips.get(deepest >> i, 0), width, norm)
+                                    for i, (below, width) in enumerate(pairwise((seen[deepest], *up)), 1))
+        self.head = nn.Conv2d(up[-1], classes, 3, padding=1)
+
+    def forward(self, found: dict[int, Tensor]) -> Tensor: # By how often finer the chip is
+        step = max(found)
+        y = self.centre(found[step])
+        for block in self.blocks:
+            step //= 2
+            y = F.interpolate(y, scale_factor=2, mode="nearest")
+            y = block(torch.cat([y, found[step]], 1) if step in self.skips else y)
+        return self.head(y)
+
+# %% ../../nbs/34_models.unet.ipynb #498484ed
+class UNet(_Freezes):
     "An encoder, and a decoder that looks back at what it saw"
     def __init__(self,
         encoder: str = "plain", # Or a network of timm, e.g. "vgg16", "resnet34", "efficientnet_b0"
@@ -125,30 +159,13 @@ class UNet(nn.Module):
         seen = dict(zip([2**i for i in range(len(widths))], widths) if plain else
                     zip(self.encoder.feature_info.reduction(), self.encoder.feature_info.channels()))
         self.steps, deepest = list(seen), max(seen)
-        self.skips = {s: c for s, c in seen.items() if s < deepest and (plain or s > 1)}
+        skips = {s: c for s, c in seen.items() if s < deepest and (plain or s > 1)}
         if not plain and 2**len(widths) != deepest:
             raise BadInput(f"{len(widths)} widths {widths}; {encoder} halves {int(math.log2(deepest))} times: give so many")
         self.stride = deepest * (1 + half) # Tiles begin at multiples of it, px
-        mean, std = _normalisation(self.encoder, bands)
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-        self.centre = _block(seen[deepest], seen[deepest], norm) if encoder.startswith("vgg") else nn.Identity()
-        up = widths[-2::-1] if plain else widths[::-1]
-        self.decoder = nn.ModuleList(_block(below + self.skips.get(deepest >> i, 0), width, norm)
-                                     for i, (below, width) in enumerate(pairwise((seen[deepest], *up)), 1))
-        self.head = nn.Conv2d(up[-1], classes, 3, padding=1)
+        for name, value in zip(("mean", "std"), _normalisation(self.encoder, bands)): self.register_buffer(name, value)
+        self.decoder = _Decoder(seen, skips, widths[-2::-1] if plain else widths[::-1], classes, norm, encoder.startswith("vgg"))
         self.freeze(frozen)
-
-    def freeze(self, frozen: bool = True) -> "UNet":
-        "Keep the encoder as it is, running statistics included; or let it learn again"
-        self.args["frozen"] = frozen
-        self.encoder.requires_grad_(not frozen)
-        return self.train(self.training)
-
-    def train(self, mode: bool = True) -> "UNet":
-        super().train(mode)
-        if self.args["frozen"]: self.encoder.eval()
-        return self
 
     @property
     def radius(self) -> int | None: # px: no pixel farther away changes a logit; None: unknown, or the whole tile does
@@ -159,13 +176,6 @@ class UNet(nn.Module):
         h, w = x.shape[2:]
         if h % self.stride or w % self.stride: x = F.pad(x, (0, -w % self.stride, 0, -h % self.stride), mode="replicate")
         x = (x - self.mean) / self.std
-        found = dict(zip(self.steps, self.encoder(F.avg_pool2d(x, 2) if self.args["half"] else x)))
-        step = max(found)
-        y = self.centre(found[step])
-        for block in self.decoder:
-            step //= 2
-            y = F.interpolate(y, scale_factor=2, mode="nearest")
-            y = block(torch.cat([y, found[step]], 1) if step in self.skips else y)
-        y = self.head(y)
+        y = self.decoder(dict(zip(self.steps, self.encoder(F.avg_pool2d(x, 2) if self.args["half"] else x))))
         if self.args["half"]: y = F.interpolate(y, scale_factor=2, mode="bilinear")
         return y[..., :h, :w]

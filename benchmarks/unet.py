@@ -1,0 +1,88 @@
+"""A step of a U-Net, as bare loops take it, as `train.fit` does, and as segmentation_models_pytorch's network: `python benchmarks/unet.py`
+
+Forward, backward and AdamW on 8 chips of 128 px, one band, four classes, one thread; the plain encoder at full resolution, and
+ResNet-18 against the same encoder under segmentation_models_pytorch's decoder. The ways take turns, round after round. Seconds are of CPU, user and
+system, per step, the median over rounds; `ratio` is over the first way of the same network. Writes `benchmarks/unet.json`."""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from planetlab.models.losses import PixelLoss
+from planetlab.models.unet import UNet
+from planetlab.train import Recipe, fit, keep_memory
+
+WIDTHS = (16, 32, 64, 96)
+WAYS = {"plain, bare loop": ("plain", "bare", "no", False), "plain, bare loop, kept memory": ("plain", "bare", "no", True),
+        "plain, bare loop, kept memory, channels last": ("plain", "channels last", "no", True), "plain, train.fit": ("plain", "fit", "no", True),
+        "plain, train.fit, bfloat16": ("plain", "fit", "bf16", True), "plain, train.fit, auto": ("plain", "fit", "auto", True),
+        "resnet18, smp, bare loop, kept memory": ("smp", "bare", "no", True), "resnet18, ours, bare loop, kept memory": ("resnet18", "bare", "no", True)}
+
+
+def network(kind):
+    torch.manual_seed(0)
+    if kind == "smp": return smp.Unet("tu-resnet18", encoder_weights=None, in_channels=1, classes=4)
+    return UNet(kind, 1, 4, WIDTHS if kind == "plain" else None)
+
+
+def bare(model, how, batches):
+    "What anybody would write"
+    if how == "channels last": model.to(memory_format=torch.channels_last)
+    opt = torch.optim.AdamW(model.parameters(), 1e-3)
+    model.train()
+    for x, y in batches:
+        x = x.contiguous(memory_format=torch.channels_last) if how == "channels last" else x
+        opt.zero_grad()
+        loss = F.cross_entropy(model(x), y, ignore_index=255)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        opt.step()
+
+
+def measure(way, steps):
+    "CPU seconds of a step"
+    kind, how, precision, kept = WAYS[way]
+    torch.set_num_threads(1)
+    if kept: keep_memory()
+    model, gen = network(kind), torch.Generator().manual_seed(0)
+    batch = torch.rand(8, 1, 128, 128, generator=gen), torch.randint(0, 4, (8, 128, 128), generator=gen)
+
+    def run(n):
+        if how != "fit": return bare(model, how, [batch] * n)
+        tiny = [tuple(t[:1, ..., :16, :16] for t in batch)]
+        for _ in fit(model, PixelLoss(), [batch] * n, tiny, Recipe(1, lr=1e-3, precision=precision)): pass
+
+    run(2)
+    before = os.times()
+    run(steps)
+    after = os.times()
+    return (after.user + after.system - before.user - before.system) / steps
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, value in {"rounds": 5, "steps": 6}.items(): p.add_argument(f"--{name}", type=int, default=value)
+    p.add_argument("--child", metavar="WAY", help=argparse.SUPPRESS)
+    a = p.parse_args()
+    if a.child: return print(measure(a.child, a.steps))
+    took = {way: [] for way in WAYS}
+    for _ in range(a.rounds):
+        for way in WAYS:
+            out = subprocess.run([sys.executable, __file__, "--steps", str(a.steps), "--child", way], check=True, stdout=subprocess.PIPE, text=True)
+            took[way].append(float(out.stdout))
+    first = {net: next(w for w in WAYS if w.startswith(net)) for net in ("plain", "resnet18")}
+    rows = [{"way": way, "cpu_s_per_step": round(statistics.median(s), 4), "low": round(min(s), 4), "high": round(max(s), 4),
+             "ratio": round(statistics.median(s) / statistics.median(took[first[way.split(",")[0]]]), 3)} for way, s in took.items()]
+    print("| way | CPU s/step (low to high) | ratio |\n|---|--:|--:|")
+    for r in rows: print(f"| {r['way']} | {r['cpu_s_per_step']:.3f} ({r['low']:.3f} to {r['high']:.3f}) | {r['ratio']:.2f} |")
+    Path(__file__).with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
