@@ -163,9 +163,7 @@ class UNet(_Freezes):
         if not plain and 2**len(widths) != deepest:
             raise BadInput(f"{len(widths)} widths {widths}; {encoder} halves {int(math.log2(deepest))} times: give so many")
         self.stride = deepest * (1 + half) # Tiles begin at multiples of it, px
-        mean, std = _normalisation(self.encoder, bands)
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        for name, value in zip(("mean", "std"), _normalisation(self.encoder, bands)): self.register_buffer(name, value)
         self.decoder = _Decoder(seen, skips, widths[-2::-1] if plain else widths[::-1], classes, norm, encoder.startswith("vgg"))
         self.freeze(frozen)
 
@@ -178,7 +176,6 @@ class UNet(_Freezes):
         h, w = x.shape[2:]
         if h % self.stride or w % self.stride: x = F.pad(x, (0, -w % self.stride, 0, -h % self.stride), mode="replicate")
         x = (x - self.mean) / self.std
-        found = dict(zip(self.steps, self.encoder(F.avg_pool2d(x, 2) if self.args["half"] else x)))
-        y = self.decoder(found)
+        y = self.decoder(dict(zip(self.steps, self.encoder(F.avg_pool2d(x, 2) if self.args["half"] else x))))
         if self.args["half"]: y = F.interpolate(y, scale_factor=2, mode="bilinear")
         return y[..., :h, :w]
