@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'IGNORE', 'LUNAR_PALETTE', 'GREY', 'SEED_ORDER', 'ROCK_ONLY', 'encode_palette', 'decode_palette',
-           'remap_labels', 'decode_seed', 'read_counts', 'decode_mask']
+           'remap_labels', 'decode_seed', 'read_counts', 'to_bands', 'decode_mask']
 
 # %% ../nbs/17c_masks.ipynb #c65ade33
 import struct
@@ -120,6 +120,16 @@ def read_counts(
     if counts.dtype.kind == "b": counts = counts.astype("uint8")
     if counts.dtype.kind in "iu" and counts.dtype != np.uint8 and 0 <= counts.min() and counts.max() < 2**16: counts = counts.astype("uint16")
     return (counts[:-1], counts[-1] > 0) if len(counts) in (2, 4) else (counts, np.ones(counts.shape[1:], bool))
+
+# %% ../nbs/17c_masks.ipynb #02e110a4
+def to_bands(
+    img: np.ndarray, # (C, H, W) counts
+    bands: int,      # Wanted
+) -> np.ndarray: # (bands, H, W), same dtype
+    "The same image in grey, or grey in every band"
+    if len(img) == bands: return img
+    if bands != 1 and len(img) != 1: raise BadInput(f"an image of {len(img)} bands, and {bands} wanted; only grey can be made of colour, or colour of grey")
+    return np.rint(img.mean(0, keepdims=True)).astype(img.dtype) if bands == 1 else np.repeat(img, bands, 0)
 
 # %% ../nbs/17c_masks.ipynb #1ceda3fd
 def decode_mask(
