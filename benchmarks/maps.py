@@ -30,7 +30,6 @@ CASES = { # raster (bands, height, width), dtype, model, tile, overlap, batch, t
     "huge": ((1, 30000, 30000), "uint8", "light", 512, 64, 4, 1),
 }
 OURS = {"planetlab": {}, "planetlab, bfloat16": {"precision": "bfloat16"}, "planetlab, default allocator": {"keep_memory": False}}
-AS_READ = {"planetlab, channels as read": {"channels_last": False}}
 PEERS = ("torchgeo", "geoai")
 
 
@@ -154,7 +153,7 @@ def one(who, case, path, out):
     model, classes = make_model(name, bands)
     runs = {"ceiling": ceiling, "ceiling, kept memory": lambda *a: ceiling(*a, kept=True), "plain loop": plain, "torchgeo": torchgeo, "geoai": geoai,
             "planetlab, 2 workers": lambda *a: planetlab(*a, workers=2, threads=1),
-            **{k: lambda *a, how=how: planetlab(*a, **how) for k, how in (OURS | AS_READ).items()}}
+            **{k: lambda *a, how=how: planetlab(*a, **how) for k, how in OURS.items()}}
     x = torch.rand(1, bands, 64, 64)
     with torch.inference_mode(): model(x)
     for module in {"torchgeo": ("torchgeo.samplers",), "geoai": ("geoai.inference",)}.get(who, ("planetlab.maps", "planetlab.predict")): __import__(module)
@@ -185,7 +184,6 @@ def contenders(case, peers):
     if case in ("low", "high", "huge"): return [("planetlab", sys.executable)]
     mine = ["ceiling", "ceiling, kept memory", "plain loop", *OURS]
     if case == "light2": mine.append("planetlab, 2 workers")
-    if case == "bands64": mine += AS_READ
     return [(who, sys.executable) for who in mine] + [(who, peers) for who in PEERS if peers]
 
 

@@ -49,10 +49,6 @@ class Forward:
     micro_batch: int | None = None # Tiles per forward, always exactly so many; None: by the size of the tiles
     threads: int | None = None     # Of one forward on a CPU; None: as torch is set
     keep_memory: bool = True       # On a CPU, call `keep_memory` first
-    channels_last: bool = True     # The channels of a pixel lie side by side; False for a shallow network on many bands
-
-    @property
-    def layout(self) -> torch.memory_format: return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def __post_init__(self):
         if self.precision not in ("float32", "bfloat16"): raise BadInput(f'precision {self.precision!r}; use "float32" or "bfloat16"')
@@ -94,7 +90,7 @@ class _Network:
     def forward(self, x: Tensor, device: torch.device) -> Tensor:
         bf16 = self.how.precision == "bfloat16"
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16), _exact(device):
-            y = self.model(x.to(device, memory_format=self.how.layout))
+            y = self.model(x.to(device, memory_format=torch.channels_last))
         wanted = (len(x), self.n_classes, *x.shape[2:])
         if not isinstance(y, Tensor) or y.shape != wanted:
             got = tuple(y.shape) if isinstance(y, Tensor) else f"a {type(y).__name__}"
@@ -145,9 +141,9 @@ def torch_predictor(
     "A network as a function of NumPy arrays"
     how, stride = Forward(**how), _stride(model, stride)
     if radius is None: radius = getattr(model, "radius", None)
-    fixed = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=how.layout)
+    fixed = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.channels_last)
     about = {"model": type(model).__qualname__, "layers": digest(repr(model)), "args": getattr(model, "args", None),
-             "weights": weights_hash(model), "precision": how.precision, "micro_batch": how.micro_batch, "channels_last": how.channels_last,
+             "weights": weights_hash(model), "precision": how.precision, "micro_batch": how.micro_batch,
              "stretch": asdict(stretch) if stretch else None}
     return Predictor(_Network(fixed, len(classes), stride, how), bands, tuple(classes), stride, radius, _scale(stretch, bands), res_m, body, about)
 
