@@ -59,11 +59,11 @@ class World:
 
 LUNAR = World()
 LUNAR_DAWN = World(sun_deg=(5, 10))
-LUNAR_FIELD = World(place=Place(PowerLaw(0.16, b=1.9), craters=0.06, patches=0.2))
+LUNAR_FIELD = World(place=Place(PowerLaw.of_cover(0.16, 1.9), craters=0.06, patches=0.2))
 _MARS = dict(body=MARS, mast_m=2.0, pitch_deg=(-19, -7), ground=(0.86, 0.62, 0.34), rock=(0.78, 0.58, 0.36), haze=(0.96, 0.84, 0.66),
              soft_px=0.7, vignette=0.18, gamma=2.2, jpeg=90)
-MARTIAN = World(place=Place(RockCover(0.12), craters=0.004, hills_m=12, patches=0.5), sun_deg=(25, 65), tau=0.5, **_MARS)
-MARTIAN_STORM = World(place=Place(RockCover(0.25), craters=0.004, hills_m=12, patches=0.5), sun_deg=(12, 30), tau=1.4, **_MARS)
+MARTIAN = World(place=Place(RockCover(0.12, d_min_m=0.03, d_max_m=2.5), craters=0.004, hills_m=12, patches=0.5), sun_deg=(25, 65), tau=0.5, **_MARS)
+MARTIAN_STORM = World(place=Place(RockCover(0.25, d_min_m=0.03, d_max_m=2.5), craters=0.004, hills_m=12, patches=0.5), sun_deg=(12, 30), tau=1.4, **_MARS)
 
 # %% ../../nbs/08c_worlds.rocks.ipynb #465da8a1
 class Lit(NamedTuple):
