@@ -152,7 +152,8 @@ def test_labels_instances_ranges_and_table_agree(kind):
 def test_occlusion_is_of_what_stands_in_front():
     tall = stones().height.argmax()
     lit = light_ground(flat((0, 8, 0.8, 3), (0.1, 6.8, 0.7, tall)), (200, 40))
-    both = photograph(LUNAR, lit, Camera(), rng=np.random.default_rng(0)).rocks.set_index("diameter_m")
+    both = photograph(LUNAR, lit, Camera(), rng=np.random.default_rng(0)).rocks
+    both = both[both.range_m < 20].set_index("diameter_m") # they are met again a square further on
     assert both.occluded[0.8] > 0.2 and both.occluded[0.7] < 0.02 and both.touching.all()
     alone = photograph(LUNAR, light_ground(flat((0, 8, 0.8, 3)), (200, 40)), Camera(), rng=np.random.default_rng(0)).rocks
     assert alone.occluded[0] < 0.02 and not alone.touching[0] and alone.visible_px[0] > both.visible_px[0.8]
@@ -177,7 +178,7 @@ def test_same_seed_same_bytes_and_groups():
 
 
 def test_other_worlds_differ_in_what_they_say():
-    assert LUNAR_DAWN.sun_deg[1] < LUNAR.sun_deg[0] and LUNAR_FIELD.place.law.cover > LUNAR.place.law.cover and MARTIAN_STORM.tau > MARTIAN.tau
+    assert LUNAR_DAWN.sun_deg[1] < LUNAR.sun_deg[0] and LUNAR_FIELD.place.law.fraction(0) > LUNAR.place.law.fraction(0) and MARTIAN_STORM.tau > MARTIAN.tau
     low = next(moon_frames(1, LUNAR_DAWN, size=(160, 240), rng=np.random.default_rng(3)))
     assert 5 <= low.sun_deg[1] <= 10
 
