@@ -147,6 +147,17 @@ def _seen_form(
     return "binary" if n == 2 and 255 in values and 1 not in values else "ids"
 
 
+def _read_index(root: Path) -> pd.DataFrame: # By name; a file's path made absolute, a column with a unit made numbers
+    "What index.csv says of the images, if there is one"
+    if not (root / "index.csv").is_file(): return pd.DataFrame()
+    t = read_rows(root / "index.csv", ())
+    key = "name" if "name" in t else "id"
+    if key not in t: raise Corrupt(f"{root / 'index.csv'} has columns {list(t)}; wanted name or id, to tell the image by")
+    t = t.drop_duplicates(key).set_index(key)
+    for c in t.columns.intersection(["instances", "ranges"]): t[c] = [str(root / p) if isinstance(p, str) else "" for p in t[c]]
+    return t.assign(**{c: pd.to_numeric(t[c], errors="coerce") for c in t if c.endswith(("_m", "_px", "_deg"))})
+
+
 def _read_named(
     root: Path,  # With images, masks or labels
     classes: Sequence[str] | None,
@@ -156,12 +167,14 @@ def _read_named(
     "Pairs under the same names"
     images, coded = ({} if not d else _keyed([*d.iterdir()], str, found) for d in (root / "images", next((root / k for k in ("masks", "labels") if (root / k).is_dir()), None)))
     keys = _matched(images, coded, found)
-    index = read_rows(root / "index.csv", ["name"]).drop_duplicates("name").set_index("name") if (root / "index.csv").is_file() else pd.DataFrame()
+    index = _read_index(root)
     found += [(name, "is listed in index.csv and has no image") for name in index.index.difference([*images])]
     said = index.reindex(keys).reset_index(drop=True)
     t = _rows(keys, images, coded)
     if t.empty: return t
     sol = t.id.str.extract(r"(?<!\d)(\d{4})M[LRH]\d{6}")[0]
+    about = read_json(root / "about.json") if (root / "about.json").is_file() else {}
+    classes, form = classes or about.get("classes"), form or about.get("form")
     if classes: t = t.assign(form=form or _seen_form(t.labels, len(classes)), classes=", ".join(classes), licence="", credit="")
     elif sol.notna().all(): t = t.assign(form="binary", classes="ground, rock", **_MARS)
     elif {"repository_owner", "kind"} <= {*said}: t = t.assign(form="ids", classes=", ".join(CLASSES), **_LUNAR, split=np.where(said.kind.str.startswith("real"), "real", ""))

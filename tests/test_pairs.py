@@ -14,7 +14,9 @@ from PIL import Image
 from planetlab.catalog import check_split, deal_split
 from planetlab.core import BadInput, Corrupt, ModelMismatch
 from planetlab.masks import CLASSES, IGNORE, LUNAR_PALETTE, ROCK_ONLY, SEED_ORDER, decode_palette, decode_seed, encode_palette, remap_labels
+from planetlab.instances import list_instances, to_metres
 from planetlab.pairs import about_pairs, check_pairs, join_twins, read_boxes, read_pair, read_pairs, seed_split, write_pairs
+from planetlab.worlds.rocks import mars_frames, write_rocks
 
 LAWS = settings(deadline=None, max_examples=30)
 RAMP = np.arange(256)
@@ -269,3 +271,23 @@ def test_lunar_rocks():
     assert (rows.problem == "").all()
     for ours, theirs in zip(CLASSES, ("background", "small_rock", "large_rock", "sky")):
         np.testing.assert_allclose(rows[ours], index[f"frac_{theirs}"].loc[rows.index], atol=2e-4)
+
+
+def test_a_procedural_set_reads_itself(tmp_path):
+    frames = [*mars_frames(3, poses=2, size=(60, 90), rng=np.random.default_rng(4))]
+    write_rocks(tmp_path, frames, "mars")
+    table = read_pairs(tmp_path)
+    assert table.group.tolist() == ["mars-0000", "mars-0000", "mars-0001"] and table.id.tolist() == ["mars00000", "mars00001", "mars00002"]
+    assert set(table.classes) == {", ".join(CLASSES)} and not about_pairs(table)["non_commercial"]
+    for row, f in zip(table.itertuples(), frames):
+        img, labels = read_pair(row)
+        assert (labels == f.labels).all() and (img == f.img).all()
+        with Image.open(row.instances) as i, Image.open(row.ranges) as r: ids, range_m = np.asarray(i), np.asarray(r) / 100
+        assert (ids == f.instances).all() and row.focal_px == f.camera.focal_px
+        t = to_metres(list_instances(ids, labels), range_m=range_m, focal_px=row.focal_px).table
+        assert len(t) == len(f.rocks) and (t.diameter_m > 0).all()
+    with pytest.raises(BadInput, match="name the classes"):
+        (tmp_path / "about.json").unlink()
+        read_pairs(tmp_path)
+    (tmp_path / "index.csv").write_text("file\nx\n")
+    with pytest.raises(Corrupt, match="name or id"): read_pairs(tmp_path, classes=CLASSES)

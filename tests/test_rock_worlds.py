@@ -77,18 +77,27 @@ def test_hills_hide_what_lies_behind():
     assert away[np.isfinite(away)].max() < 16 and np.isinf(away[0]).all()
 
 
-@pytest.mark.parametrize("law", [PowerLaw(), PowerLaw(0.05, b=2), PowerLaw(0.2, b=3, small_m=0.05, large_m=4), RockCover(), RockCover(0.3, 0.1, 3)])
+@pytest.mark.parametrize("law", [PowerLaw.of_cover(), PowerLaw.of_cover(0.05, 2), PowerLaw.of_cover(0.2, 3, 0.05, 4), PowerLaw(2.5, 0.1),
+                                 RockCover(0.1, None, 0.03, 2.5), RockCover(0.3, 4.0, 0.1)])
 def test_drawn_sizes_follow_the_law(law):
     d = np.sort(draw_sizes(law, 20_000, rng=np.random.default_rng(0)))
-    assert law.small_m <= d[0] and d[-1] <= law.large_m
-    cumulative = 1 - law.larger(d) / law.larger(law.small_m)
+    assert law.d_min_m <= d[0] and d[-1] <= law.d_max_m
+    cumulative = 1 - law.number(d) / law.number(law.d_min_m)
     assert np.abs(cumulative - np.arange(1, len(d) + 1) / len(d)).max() < 2 / np.sqrt(len(d)) # Kolmogorov's distance
-    assert abs(len(d) - 20_000 * law.larger(law.small_m)) < 5 * np.sqrt(len(d))
+    assert abs(len(d) - 20_000 * law.number(law.d_min_m)) < 5 * np.sqrt(len(d))
+
+
+@pytest.mark.parametrize("law", [PowerLaw.of_cover(0.05, 2), PowerLaw.of_cover(0.2, 3, 0.05, 4), RockCover(0.1, None, 0.03, 2.5), RockCover(0.3, 4.0, 0.1, 3)])
+def test_number_and_cover_of_a_law_are_one(law):
+    edges = np.geomspace(law.d_min_m, law.d_max_m, 20_000)
+    area = np.pi / 4 * edges[1:] * edges[:-1] * -np.diff(law.number(edges))
+    np.testing.assert_allclose(area.sum(), law.fraction(law.d_min_m), rtol=1e-5)
+    assert law.number(law.d_min_m / 2) == law.number(law.d_min_m) and law.number(law.d_max_m * 2) == law.fraction(law.d_max_m) == 0
 
 
 def test_golombek_and_rapp_area():
-    law, D = RockCover(0.15, 0.01, 8), np.linspace(0.1, 4, 400)
-    area = -np.cumsum(np.pi / 4 * ((D[1:] + D[:-1]) / 2) ** 2 * np.diff(law.larger(D)))
+    law, D = RockCover(0.15, None, 0.01, 8), np.linspace(0.1, 4, 400)
+    area = -np.cumsum(np.pi / 4 * ((D[1:] + D[:-1]) / 2) ** 2 * np.diff(law.number(D)))
     q = 1.79 + 0.152 / 0.15
     np.testing.assert_allclose(area, 0.15 * (np.exp(-q * 0.1) - np.exp(-q * D[1:])), rtol=4e-3)
 
@@ -143,7 +152,8 @@ def test_labels_instances_ranges_and_table_agree(kind):
 def test_occlusion_is_of_what_stands_in_front():
     tall = stones().height.argmax()
     lit = light_ground(flat((0, 8, 0.8, 3), (0.1, 6.8, 0.7, tall)), (200, 40))
-    both = photograph(LUNAR, lit, Camera(), rng=np.random.default_rng(0)).rocks.set_index("diameter_m")
+    both = photograph(LUNAR, lit, Camera(), rng=np.random.default_rng(0)).rocks
+    both = both[both.range_m < 20].set_index("diameter_m") # they are met again a square further on
     assert both.occluded[0.8] > 0.2 and both.occluded[0.7] < 0.02 and both.touching.all()
     alone = photograph(LUNAR, light_ground(flat((0, 8, 0.8, 3)), (200, 40)), Camera(), rng=np.random.default_rng(0)).rocks
     assert alone.occluded[0] < 0.02 and not alone.touching[0] and alone.visible_px[0] > both.visible_px[0.8]
@@ -168,7 +178,7 @@ def test_same_seed_same_bytes_and_groups():
 
 
 def test_other_worlds_differ_in_what_they_say():
-    assert LUNAR_DAWN.sun_deg[1] < LUNAR.sun_deg[0] and LUNAR_FIELD.place.law.cover > LUNAR.place.law.cover and MARTIAN_STORM.tau > MARTIAN.tau
+    assert LUNAR_DAWN.sun_deg[1] < LUNAR.sun_deg[0] and LUNAR_FIELD.place.law.fraction(0) > LUNAR.place.law.fraction(0) and MARTIAN_STORM.tau > MARTIAN.tau
     low = next(moon_frames(1, LUNAR_DAWN, size=(160, 240), rng=np.random.default_rng(3)))
     assert 5 <= low.sun_deg[1] <= 10
 
@@ -187,7 +197,8 @@ def test_written_sets_come_back(tmp_path):
         assert (rocks.image == row.id).sum() == len(f.rocks)
 
 
-@pytest.mark.parametrize("wrong", [lambda: PowerLaw(b=-1), lambda: PowerLaw(small_m=0), lambda: RockCover(0.7), lambda: Place(hills_m=-3),
+@pytest.mark.parametrize("wrong", [lambda: PowerLaw.of_cover(slope=-1), lambda: PowerLaw(2, 0), lambda: RockCover(-0.7),
+                                   lambda: Place(RockCover(0.7, d_min_m=0.03)), lambda: Place(hills_m=-3),
                                    lambda: Camera(width=3), lambda: Camera(pitch_deg=80), lambda: replace(LUNAR, sun_deg=(30, 20)),
                                    lambda: moon_frames(-1, rng=np.random.default_rng(0)), lambda: write_rocks("x", [])])
 def test_bad_input_says_so(wrong):

@@ -11,8 +11,8 @@ from scipy.stats import chi2, kstest
 
 from planetlab.core import BadInput
 from planetlab.rings import ground_rings, inclusion, pinhole_rays, ring_of, ring_sizes, tally
-from planetlab.sizes import (PowerLaw, RockCover, fit_cover, fit_power, goodness, ks_d_min, poisson_interval, show_sizes,
-                             size_table, strew)
+from planetlab.sizes import fit_cover, fit_power, goodness, ks_d_min, poisson_interval, show_sizes, size_table
+from planetlab.worlds.boulders import PowerLaw, RockCover, draw_sizes
 from planetlab.worlds.moon import HIGHLAND, MARE, moon_window
 from planetlab.worlds.regolith import ROCK_PX
 
@@ -43,7 +43,7 @@ def test_interval_of_a_count_covers():
 def test_interval_of_cover_covers():
     rng, law, hit = np.random.default_rng(0), RockCover(0.1), []
     for _ in range(300):
-        d = strew(law, 100, 0.1, rng=rng)
+        d = draw_sizes(law, 100, 0.1, rng=rng)
         row = size_table(d, 100, 0.1, step=10.0).iloc[0] # one bin from 0.1 m up
         hit.append(row.fraction_low <= law.fraction(0.1) <= row.fraction_high)
     assert 0.90 <= np.mean(hit) <= 1
@@ -72,7 +72,7 @@ def test_number_and_area_of_cover_agree(k, d):
 def test_strewn_sizes_follow_their_law():
     rng = np.random.default_rng(4)
     for law, low in ((RockCover(0.2), 0.1), (PowerLaw(2.5, 1, 9, 1.0), 1.0), (PowerLaw(2.5, 1, density_m2=1.0), 1.0)):
-        d = strew(law, 1500, low, rng=rng)
+        d = draw_sizes(law, 1500, low, rng=rng)
         assert kstest(d, lambda x: 1 - law.number(x) / law.number(low)).pvalue > 0.01
         assert abs(len(d) - 1500 * law.number(low)) < 4 * np.sqrt(1500 * law.number(low))
 
@@ -157,20 +157,20 @@ def test_procedural_moon_gives_back_its_laws(region):
 @pytest.mark.parametrize("k, area, low", [(0.05, 200, 0.1), (0.1, 60, 0.2), (0.3, 30, 0.2)])
 def test_interval_of_k_covers(k, area, low):
     rng = np.random.default_rng(5)
-    fits = [fit_cover(d, area, low) for d in (strew(RockCover(k), area, low, rng=rng) for _ in range(200)) if len(d) >= 5]
+    fits = [fit_cover(d, area, low) for d in (draw_sizes(RockCover(k), area, low, rng=rng) for _ in range(200)) if len(d) >= 5]
     assert 0.90 <= np.mean([f.k[0] <= k <= f.k[1] for f in fits]) <= 0.99
 
 
 def test_free_intervals_cover():
     rng, law = np.random.default_rng(6), RockCover(0.1, 4.0)
-    fits = [fit_cover(strew(law, 80, 0.15, rng=rng), 80, 0.15, free_q=True) for _ in range(60)]
+    fits = [fit_cover(draw_sizes(law, 80, 0.15, rng=rng), 80, 0.15, free_q=True) for _ in range(60)]
     assert 0.88 <= np.mean([f.q[0] <= 4 <= f.q[1] for f in fits]) and 0.88 <= np.mean([f.k[0] <= 0.1 <= f.k[1] for f in fits])
 
 
 def test_rings_are_fitted_as_one():
     rng, law = np.random.default_rng(8), RockCover(0.1)
     area, low = np.array([20.0, 50.0, 100.0]), np.array([0.1, 0.2, 0.4])
-    d = [strew(law, a, v, rng=rng) for a, v in zip(area, low)]
+    d = [draw_sizes(law, a, v, rng=rng) for a, v in zip(area, low)]
     ring = np.repeat(np.arange(3), [len(v) for v in d])
     all_d = np.concatenate(d)
     fit = fit_cover(all_d, area, low, ring=ring)

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull, HalfspaceIntersection
-from scipy.special import exp1
+from scipy.special import boxcox, expn
 
 from ..core import BadInput
 from .regolith import AGES, REACH, crater_profiles
@@ -22,60 +22,92 @@ from .terrain import fractal
 
 # %% ../../nbs/07c_worlds.boulders.ipynb #999638fd
 class SizeLaw(Protocol):
-    "Any law of sizes: two ends, and the number of larger rocks"
-    small_m: float # Smallest diameter, m
-    large_m: float # Largest diameter, m
+    "Any law of sizes: two ends, the number of larger rocks and the ground they cover"
+    d_min_m: float # Smallest diameter, m
+    d_max_m: float # Largest diameter, m
 
-    def larger(self, d_m: np.ndarray) -> np.ndarray: "Rocks per m² of ground with a diameter of `d_m` or more, m"
+    def number(self, d_m: np.ndarray) -> np.ndarray: "Rocks of `d_m` or more per m² of ground"
+    def fraction(self, d_m: np.ndarray) -> np.ndarray: "Share of the ground under rocks of `d_m` or more"
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    "Numbers fall as diameter to the minus `b`, between two ends"
-    cover: float = 0.08    # Share of the ground that the rocks would cover if none overlapped
-    b: float = 2.2         # Exponent of the cumulative number
-    small_m: float = 0.03  # Smallest diameter, m
-    large_m: float = 2.5   # Largest diameter, m
+    "N(>= D) ~ D^-slope between two ends"
+    slope: float             # Of the cumulative number
+    d_min_m: float           # Smallest diameter, m
+    d_max_m: float = np.inf  # Largest diameter, m; inf if there is none
+    density_m2: float = 1.0  # Rocks of `d_min_m` or more per m² of ground
 
-    def __post_init__(self): _check_law(self, self.cover, self.b)
+    def __post_init__(self): _check_law(self, self.d_min_m > 0 and 0 < self.density_m2 < np.inf, "0 < d_min_m and a density above 0")
 
-    def larger(self, d_m: np.ndarray) -> np.ndarray:
-        "Rocks per m² of ground with a diameter of `d_m` or more, m"
-        s, l, b = self.small_m, self.large_m, self.b
-        area = np.pi / 4 * b * (np.log(l / s) if b == 2 else (l ** (2 - b) - s ** (2 - b)) / (2 - b)) # m² per unit of scale
-        return self.cover / area * (np.clip(d_m, s, l) ** -b - l**-b)
+    @classmethod
+    def of_cover(cls,
+        cover: float = 0.08,    # Share of the ground that the rocks would cover if none overlapped
+        slope: float = 2.2,     # Of the cumulative number
+        d_min_m: float = 0.03,  # Smallest diameter, m
+        d_max_m: float = 2.5,   # Largest diameter, m
+    ) -> "PowerLaw":
+        "The law that covers so much ground"
+        one = cls(slope, d_min_m, d_max_m)
+        if not (0 < cover <= 0.4 and slope > 0): raise BadInput(f"cover {cover}, slope {slope}; wanted a cover in (0, 0.4] and a slope above 0")
+        return cls(slope, d_min_m, d_max_m, cover / float(one.fraction(d_min_m)))
+
+    def _scale(self): return self.density_m2 / (self.d_min_m ** -self.slope - self.d_max_m ** -self.slope)
+
+    def number(self, d_m: np.ndarray) -> np.ndarray:
+        "Rocks of `d_m` or more per m² of ground"
+        return self._scale() * (np.clip(d_m, self.d_min_m, self.d_max_m) ** -self.slope - self.d_max_m ** -self.slope)
+
+    def fraction(self, d_m: np.ndarray) -> np.ndarray:
+        "Share of the ground under rocks of `d_m` or more, if none overlap"
+        d_m, left = np.clip(d_m, self.d_min_m, self.d_max_m), 2 - self.slope
+        return self._scale() * self.slope * np.pi / 4 * d_m**left * boxcox(self.d_max_m / d_m, left)
+
+    def quantile(self, u: np.ndarray) -> np.ndarray:
+        "Diameter that a share `u` of the rocks reaches, m"
+        small, large = self.d_min_m ** -self.slope, self.d_max_m ** -self.slope
+        return (large + u * (small - large)) ** (-1 / self.slope)
 
 
 @dataclass(frozen=True)
 class RockCover:
-    "Covered area falls exponentially with diameter (Golombek and Rapp 1997), between two ends"
-    cover: float = 0.1     # k: share of the ground that rocks of all sizes cover
-    small_m: float = 0.03  # Smallest diameter, m
-    large_m: float = 2.5   # Largest diameter, m
+    "F(>= D) = k exp(-q D), rocks of Mars (Golombek and Rapp 1997), between two ends"
+    k: float = 0.1           # Share of the ground under rocks of any size
+    q: float | None = None   # 1/m; 1.79 + 0.152 / k if None
+    d_min_m: float = 0.0     # Smallest diameter, m
+    d_max_m: float = np.inf  # Largest diameter, m; inf if there is none
 
-    def __post_init__(self): _check_law(self, self.cover, 1)
+    def __post_init__(self): _check_law(self, self.d_min_m >= 0 and self.k > 0 and self.rate() > 0, "0 <= d_min_m, k and q above 0")
 
-    def larger(self, d_m: np.ndarray) -> np.ndarray:
-        "Rocks per m² of ground with a diameter of `d_m` or more, m"
-        q = 1.79 + 0.152 / self.cover
-        def tail(d): return self.cover * q * 4 / np.pi * (np.exp(-q * d) / d - q * exp1(q * d)) # d from here to infinity
-        return tail(np.clip(d_m, self.small_m, self.large_m)) - tail(self.large_m)
+    def rate(self) -> float: return 1.79 + 0.152 / self.k if self.q is None else self.q
+
+    def _tail(self, d): return 4 * self.k * self.rate() / np.pi * expn(2, self.rate() * d) / d # Number from here to infinity
+
+    def number(self, d_m: np.ndarray) -> np.ndarray:
+        "Rocks of `d_m` or more per m² of ground"
+        return self._tail(np.clip(d_m, self.d_min_m, self.d_max_m)) - (self._tail(self.d_max_m) if np.isfinite(self.d_max_m) else 0)
+
+    def fraction(self, d_m: np.ndarray) -> np.ndarray:
+        "Share of the ground under rocks of `d_m` or more"
+        return self.k * (np.exp(-self.rate() * np.clip(d_m, self.d_min_m, self.d_max_m)) - np.exp(-self.rate() * self.d_max_m))
 
 
-def _check_law(law: SizeLaw, cover: float, b: float) -> None:
-    if not (0 < law.small_m < law.large_m and 0 < cover <= 0.4 and b > 0):
-        raise BadInput(f"{law}; wanted 0 < small_m < large_m, a cover in (0, 0.4] and an exponent above 0")
+def _check_law(law: SizeLaw, good: bool, wanted: str) -> None:
+    if not (good and law.d_min_m < law.d_max_m): raise BadInput(f"{law}; wanted d_min_m < d_max_m, {wanted}")
 
-
+# %% ../../nbs/07c_worlds.boulders.ipynb #d82d7358
 def draw_sizes(
     law: SizeLaw,    # `PowerLaw`, `RockCover`, or your own
     area_m2: float,  # Of the ground, m²
+    d_min_m: float | None = None, # Smallest drawn, m; the law's if None
     *,
     rng: np.random.Generator, # Source of every draw
 ) -> np.ndarray: # (N,) diameters, m; their number is Poisson
     "Diameters of the rocks on some ground"
-    d = np.geomspace(law.small_m, law.large_m, 4096)
-    above = law.larger(d)
+    low = max(law.d_min_m, d_min_m or 0)
+    if not low > 0: raise BadInput(f"{law} has ever more rocks the smaller they are; give d_min_m")
+    d = np.geomspace(low, min(law.d_max_m, 1e3 * low), 4096)
+    above = np.append(law.number(d[:-1]), 0.0) # the last holds nothing, or next to nothing, above it
     return np.exp(np.interp(rng.random(rng.poisson(above[0] * area_m2)) * above[0], above[::-1], np.log(d[::-1])))
 
 # %% ../../nbs/07c_worlds.boulders.ipynb #f692e1ab
@@ -113,7 +145,7 @@ HILLS = 16 # How much larger the square of the hills is
 @dataclass(frozen=True)
 class Place:
     "What kind of ground"
-    law: SizeLaw = PowerLaw()  # Sizes and number of rocks
+    law: SizeLaw = PowerLaw.of_cover() # Sizes and number of rocks
     rough_deg: float = 5.0     # RMS slope over 0.2 m of the ground between craters
     craters: float = 0.04      # c of N(>D) = c / D², craters per unit of area
     hills_m: float = 7.0       # Standard deviation of the far relief, m
@@ -122,6 +154,7 @@ class Place:
     side_m: float = 128.0      # After so many metres the ground repeats, m
 
     def __post_init__(self):
+        if not 0 < (cover := self.law.fraction(self.law.d_min_m)) <= 0.4: raise BadInput(f"{self.law} covers {cover:.2g} of the ground; wanted (0, 0.4]")
         if not 32 <= self.side_m <= 512: raise BadInput(f"side_m {self.side_m}; this ground looks right from 32 to 512 m")
         if min(self.rough_deg, self.craters, self.hills_m, self.patches, self.clumps) < 0:
             raise BadInput(f"{self}; roughness, craters, hills, patches and clumps are 0 or more")

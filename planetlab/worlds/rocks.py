@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'SMALL_M', 'LARGE_M', 'LEAST_PX', 'LUNAR', 'LUNAR_DAWN', 'LUNAR_FIELD', 'MARTIAN', 'MARTIAN_STORM',
-           'PALETTE', 'World', 'Lit', 'light_ground', 'Frame', 'photograph', 'moon_frames', 'mars_frames',
+           'LUNAR_PALETTE', 'World', 'Lit', 'light_ground', 'Frame', 'photograph', 'moon_frames', 'mars_frames',
            'write_rocks']
 
 # %% ../../nbs/08c_worlds.rocks.ipynb #987e0ec7
@@ -21,7 +21,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ..bodies import MARS, MOON, Body
-from ..core import BadInput, atomic
+from ..core import BadInput, atomic, write_json
 from .boulders import Place, PowerLaw, RockCover, Terrain, ground_height, make_terrain, sample
 from .light import hapke, hapke_diffuse, sky_light, sunlight
 from .mast import Camera, Near, ground_range, hit_rocks, rocks_near, shaded
@@ -29,7 +29,7 @@ from .moon import sun_depth
 from .terrain import fractal
 
 # %% ../../nbs/08c_worlds.rocks.ipynb #df823d6d
-CLASSES = ("ground", "small rock", "large rock", "sky")
+CLASSES = ("ground", "small rock", "large rock", "sky") # Id 0, 1, 2, 3
 SMALL_M, LARGE_M = 0.1, 0.5 # A rock has a label from the first on, and is a large one from the second, m
 LEAST_PX = 12               # Of a labelled rock, visible
 
@@ -59,11 +59,11 @@ class World:
 
 LUNAR = World()
 LUNAR_DAWN = World(sun_deg=(5, 10))
-LUNAR_FIELD = World(place=Place(PowerLaw(0.16, b=1.9), craters=0.06, patches=0.2))
+LUNAR_FIELD = World(place=Place(PowerLaw.of_cover(0.16, 1.9), craters=0.06, patches=0.2))
 _MARS = dict(body=MARS, mast_m=2.0, pitch_deg=(-19, -7), ground=(0.86, 0.62, 0.34), rock=(0.78, 0.58, 0.36), haze=(0.96, 0.84, 0.66),
              soft_px=0.7, vignette=0.18, gamma=2.2, jpeg=90)
-MARTIAN = World(place=Place(RockCover(0.12), craters=0.004, hills_m=12, patches=0.5), sun_deg=(25, 65), tau=0.5, **_MARS)
-MARTIAN_STORM = World(place=Place(RockCover(0.25), craters=0.004, hills_m=12, patches=0.5), sun_deg=(12, 30), tau=1.4, **_MARS)
+MARTIAN = World(place=Place(RockCover(0.12, d_min_m=0.03, d_max_m=2.5), craters=0.004, hills_m=12, patches=0.5), sun_deg=(25, 65), tau=0.5, **_MARS)
+MARTIAN_STORM = World(place=Place(RockCover(0.25, d_min_m=0.03, d_max_m=2.5), craters=0.004, hills_m=12, patches=0.5), sun_deg=(12, 30), tau=1.4, **_MARS)
 
 # %% ../../nbs/08c_worlds.rocks.ipynb #465da8a1
 class Lit(NamedTuple):
@@ -285,7 +285,7 @@ def mars_frames(
     return moon_frames(n, world, size, poses, rng=rng)
 
 # %% ../../nbs/08c_worlds.rocks.ipynb #2676c507
-PALETTE = ((0, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 0)) # Of the masks, as in the published lunar set: ground, small, large, sky
+LUNAR_PALETTE = ((0, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 0)) # Colours of `CLASSES` in the published lunar masks
 
 
 def _save(path: Path, data: np.ndarray, palette: tuple = ()) -> str: # Its name under the set's folder
@@ -307,12 +307,13 @@ def write_rocks(
         key = f"{name}{i:05d}"
         img = f.img[0] if len(f.img) == 1 else f.img.transpose(1, 2, 0)
         range_cm = np.where(f.range_m < 655, np.rint(100 * f.range_m), 0).astype("uint16")
-        layers = {"images": (img,), "masks": (f.labels, PALETTE), "instances": (f.instances.astype("uint16"),), "ranges": (range_cm,)}
+        layers = {"images": (img,), "masks": (f.labels, LUNAR_PALETTE), "instances": (f.instances.astype("uint16"),), "ranges": (range_cm,)}
         paths = [_save(folder / kind / f"{key}.png", *data) for kind, data in layers.items()]
         index.append({"id": key, **dict(zip(("image", "labels", "instances", "ranges"), paths)), "group": f"{name}-{f.group:04d}",
                       "sun_azimuth_deg": f.sun_deg[0], "sun_elevation_deg": f.sun_deg[1], **vars(f.camera)})
         tables.append(f.rocks.assign(image=key))
     if not index: raise BadInput("no frames to write; an iterator of frames can be looped over once, make it again")
+    write_json(folder / "about.json", {"licence": "procedural, free to use", "credit": "planetlab", "classes": CLASSES, "form": "ids"})
     out = {"rocks.csv": pd.concat(tables, ignore_index=True).rename(columns={"id": "instance"}), "index.csv": pd.DataFrame(index)}
     for file, table in out.items():
         with atomic(folder / file) as p: table.to_csv(p, index=False)
