@@ -24,6 +24,7 @@ from skimage.segmentation import watershed
 
 from .core import BadInput
 from .show import colour_of, show_img
+from .worlds.mast import pinhole_rays
 
 # %% ../nbs/51b_instances.ipynb #6e4d85a1
 class Instances(NamedTuple):
@@ -163,11 +164,10 @@ def to_metres(
     "Sizes in metres, from a map scale or from ranges"
     if (res_m is None) == (range_m is None) or (range_m is None) != (focal_px is None):
         raise BadInput("give either `res_m`, or `range_m` and `focal_px`; without one of them no size in metres is known")
-    t, (h, w) = found.table, found.ids.shape
+    t = found.table
     if res_m is not None: return Instances(found.ids, t.assign(area_m2=t.n_px * res_m**2, diameter_m=t.diameter_px * res_m, length_m=t.length_px * res_m))
     if np.shape(range_m) != found.ids.shape: raise BadInput(f"ranges {np.shape(range_m)} and image {found.ids.shape}; give one range per pixel")
-    y, x = np.ogrid[:h, :w]
-    cosine = (1 + ((y - (h - 1) / 2) ** 2 + (x - (w - 1) / 2) ** 2) / focal_px**2) ** -0.5
+    cosine = pinhole_rays(found.ids.shape, focal_px)[..., 1] # with the optical axis
     known = np.where(np.isfinite(range_m) & (range_m > 0), found.ids, 0)
     away = pd.Series(range_m[known > 0]).groupby(known[known > 0]).median().reindex(t.id).to_numpy(float)
     angle = ndimage.sum_labels((cosine**3 / focal_px**2), found.ids, t.id) # steradians

@@ -55,6 +55,9 @@ class Mapping:
 
     def __post_init__(self):
         _suits(self.scene, self.predict)
+        if self.predict.whole and len(self.rows) * len(self.cols) > 1:
+            raise ModelMismatch(f"{self.scene.path} has {self.scene.grid.width} x {self.scene.grid.height} px and this model takes whole images only: "
+                                "where in an image a pixel lies changes its answer; make `plan.size` as large, or train without the row")
         names = [o.name for o in self.outputs]
         if not names or len(set(names)) < len(names):
             raise BadInput(f"outputs {names}; give at least one, each with a name of its own")

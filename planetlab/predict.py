@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .core import BadInput, ModelMismatch, digest, find_input
 from .predictor import Predictor, pad_to
+from .segment import WholeFrame
 from .share import load_model
 from .stretch import Stretch, to_unit
 from .train import keep_memory
@@ -145,7 +146,8 @@ def torch_predictor(
     about = {"model": type(model).__qualname__, "layers": digest(repr(model)), "args": getattr(model, "args", None),
              "weights": weights_hash(model), "precision": how.precision, "micro_batch": how.micro_batch,
              "stretch": asdict(stretch) if stretch else None}
-    return Predictor(_Network(fixed, len(classes), stride, how), bands, tuple(classes), stride, radius, _scale(stretch, bands), res_m, body, about)
+    return Predictor(_Network(fixed, len(classes), stride, how), bands, tuple(classes), stride, radius, _scale(stretch, bands), res_m, body, about,
+                     getattr(model, "whole", False))
 
 # %% ../nbs/24a_predict.ipynb #68dab073
 def time_batches(
@@ -182,8 +184,9 @@ def predictor_of(
     if hasattr(model, "reconstruct"): return reconstruction_predictor(model.to(device), **made_for, **how)
     if not about.get("classes"):
         raise ModelMismatch(f"{folder} names no classes; save it with save_model(folder, model, {{'classes': […], …}}) or use torch_predictor")
-    bands = about.get("bands", len(stretch.low) if stretch else 1)
-    return torch_predictor(model.to(device), about["classes"], bands, about.get("stride"), about.get("radius"), **made_for, **how)
+    bands, tiled = about.get("bands", len(stretch.low) if stretch else 1), (about.get("stride"), about.get("radius"))
+    if frame := about.get("frame"): model, tiled = WholeFrame(model, **frame), () # which knows both
+    return torch_predictor(model.to(device), about["classes"], bands, *tiled, **made_for, **how)
 
 # %% ../nbs/24a_predict.ipynb #42376ef0
 def _named(

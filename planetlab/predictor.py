@@ -30,6 +30,7 @@ class Predictor:
     res_m: float | None = None # Made for this resolution, m/px
     body: str | None = None    # Made for this body
     about: dict = field(default_factory=dict) # JSON: hash of the model, parameters
+    whole: bool = False # Takes whole images only: where in the image a pixel lies changes its answer
 
     def __post_init__(self):
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -240,5 +241,5 @@ def ensemble(
                 raise ModelMismatch(f"{name} {got!r} beside {wanted!r}; an ensemble sees one input and names one set of classes: map them apart")
     radii = [p.radius for p in members]
     return replace(first, fn=_Ensemble(members, spread), classes=first.classes + ("spread",) * spread,
-                   stride=math.lcm(*(p.stride for p in members)), radius=None if None in radii else max(radii),
+                   stride=math.lcm(*(p.stride for p in members)), radius=None if None in radii else max(radii), whole=any(p.whole for p in members),
                    about={"ensemble": [p.about for p in members], "spread": spread})

@@ -224,7 +224,8 @@ class WholeFrame(nn.Module):
         row: bool = True, # As the frames
     ):
         super().__init__()
-        self.model, self.shrink, self.row = model, shrink, row
+        self.model, self.shrink, self.row, self.whole = model, shrink, row, row # a part has rows of its own, and no tiles
+        self.args = {"shrink": shrink, "row": row, "of": getattr(model, "args", None)}
         radius = getattr(model, "radius", None)
         self.stride = 1 if row else shrink * getattr(model, "stride", 1) # Tiles begin at multiples of it, px; with a row there are no tiles
         self.radius = None if row or radius is None else shrink * (radius + 2)

@@ -33,7 +33,8 @@ def save_model(
         with atomic(folder / FILES[0]) as p: save_file({k: v.contiguous() for k, v in model.state_dict().items()}, p)
     except SafetensorError as e:
         raise CannotWrite(f"cannot write {folder / FILES[0]}: {e}; choose another folder or make room") from e
-    bands = {"bands": model.args["channels"]} if "channels" in model.args else {}
+    n, frame = model.args.get("channels", model.args.get("bands")), about.get("frame") or {}
+    bands = {} if n is None else {"bands": n - bool(frame.get("row"))} # of the image: the row is added to it
     write_json(folder / FILES[1], {
         "model": f"{kind.__module__}.{kind.__name__}", "args": model.args, "about": {**bands, **about},
         "sha256": file_digest(folder / FILES[0]), "planetlab": __version__})

@@ -9,6 +9,7 @@ from scipy import ndimage
 from scipy.spatial.distance import pdist
 
 from planetlab.core import BadInput
+from planetlab.worlds.mast import Camera
 from planetlab.instances import (PARTS, find_instances, instance_scores, list_instances, match_boxes, match_instances, outlines, show_instances,
                                  to_metres)
 
@@ -191,3 +192,12 @@ def test_shrunk_rocks_have_a_negative_bias():
                                    {"range_m": np.ones((6, 6)), "focal_px": 1.0}])
 def test_sizes_refused(given):
     with pytest.raises(BadInput): to_metres(list_instances(*scattered(0)), **given)
+
+
+@pytest.mark.parametrize("middle", [(0, 0, 20), (-3, 1, 7), (12, 0, 20), (12, 8, 20)])
+def test_metres_are_right_at_the_edge_of_a_frame(middle):
+    rays, radius = Camera(300, 400, 300.0, pitch_deg=0).rays().astype(float) @ np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]), 0.6 # right, down, ahead
+    near = np.linalg.norm(middle)
+    ids = (radius**2 > near**2 - (rays @ np.array(middle)) ** 2).astype(int)
+    t = to_metres(list_instances(ids, ids), range_m=np.full(ids.shape, near), focal_px=300.0).table
+    np.testing.assert_allclose(t.diameter_m, 2 * radius, rtol=0.012) # the range is that of the middle

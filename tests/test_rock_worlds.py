@@ -12,7 +12,7 @@ from PIL import Image
 from planetlab.core import BadInput
 from planetlab.worlds.boulders import Place, PowerLaw, RockCover, Rocks, Terrain, draw_sizes, ground_height, make_terrain, stones
 from planetlab.worlds.light import hapke, sky_light, sunlight
-from planetlab.worlds.mast import Camera, ground_range, hit_rocks, rocks_near, shaded
+from planetlab.worlds.mast import pinhole_rays, Camera, ground_range, hit_rocks, rocks_near, shaded
 from planetlab.worlds.rocks import (CLASSES, LARGE_M, LEAST_PX, LUNAR, LUNAR_DAWN, LUNAR_FIELD, MARTIAN, MARTIAN_STORM, SMALL_M, light_ground,
                                     mars_frames, moon_frames, photograph, write_rocks)
 
@@ -203,3 +203,11 @@ def test_written_sets_come_back(tmp_path):
                                    lambda: moon_frames(-1, rng=np.random.default_rng(0)), lambda: write_rocks("x", [])])
 def test_bad_input_says_so(wrong):
     with pytest.raises(BadInput): wrong()
+
+
+def test_rays_of_a_camera_fall_where_it_projects_them():
+    camera = Camera(40, 60, 55.0, 3.0, -2.0, 1.5, azimuth_deg=130, pitch_deg=-12)
+    at = camera.project(np.array([camera.x_m, camera.y_m, camera.z_m]) + 9 * camera.rays().astype(float))
+    row, col = np.mgrid[:40, :60] + 0.5
+    np.testing.assert_allclose(at[..., :2], np.stack([row, col], -1), atol=1e-4)
+    np.testing.assert_allclose(camera.rays() @ camera.axes[2], pinhole_rays((40, 60), 55.0)[..., 1], atol=1e-6)

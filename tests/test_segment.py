@@ -14,7 +14,15 @@ from planetlab.models.losses import CrossEntropy, Sum
 from planetlab.models.unet import UNet
 from planetlab.pairs import IGNORE, read_pair, read_pairs
 from planetlab.pixels import fit_pixels, pixel_features, sample_pixels
-from planetlab.predict import torch_predictor
+from planetlab.predict import predictor_of, torch_predictor
+import rasterio
+from planetlab.core import ModelMismatch
+from planetlab.maps import map_scene
+from planetlab.outputs import values
+from planetlab.predictor import averaged, ensemble
+from planetlab.scene import scene_of
+from planetlab.seams import MapPlan
+from planetlab.share import load_model, save_model
 from planetlab.segment import Crops, Frames, Jitter, SegmentLoss, WholeFrame, fit_segmenter, frame_probs, shrink_labels
 from planetlab.stretch import Stretch
 from planetlab.train import Recipe, TrainState
@@ -222,3 +230,24 @@ def test_real_frames_become_crops():
     f = Frames([*t.head(3).itertuples()], read_pair, Stretch((0.0,) * 3, (255.0,) * 3))
     x, labels = next(iter(Crops(f, 64, 4, 1, generator=draw(0))))
     assert x.shape == (4, 4, 64, 64) and set(labels.unique().tolist()) <= {0, 1, IGNORE} and f[0][0].shape == (4, 125, 140)
+
+
+@pytest.mark.parametrize("row", [True, False])
+def test_a_saved_segmenter_is_a_predictor(tmp_path, row):
+    torch.manual_seed(0)
+    model, frame = Dilated(3 + row, 2, 4, (1, 2)).eval(), {"shrink": 2, "row": row}
+    save_model(tmp_path / "m", model, {"classes": ("ground", "rock"), "frame": frame})
+    again = predictor_of(tmp_path / "m")
+    here = torch_predictor(WholeFrame(model, **frame), ("ground", "rock"), 3)
+    x = np.random.default_rng(0).random((1, 3, 37, 50), dtype="float32")
+    assert (again(x) == here(x)).all() and (again.bands, again.classes, again.whole) == (3, ("ground", "rock"), row)
+    assert ensemble([again, here]).whole == averaged(again).whole == row
+    assert load_model(tmp_path / "m", {"bands": 3})[1]["frame"] == frame
+    img = np.random.default_rng(1).random((3, 90, 130), dtype="float32")
+    scene, plan = scene_of(img), MapPlan(64, margin=again.radius or 8, ramp=4)
+    if row:
+        with pytest.raises(ModelMismatch, match="whole images only"): [*map_scene(scene, tmp_path / "map", again, plan=plan)]
+        plan = MapPlan(256)
+    for _ in map_scene(scene, tmp_path / "map", again, [values(again.classes)], plan=plan): pass
+    with rasterio.open(tmp_path / "map" / "values.tif") as src: mapped = src.read()
+    np.testing.assert_allclose(mapped, again(img[None])[0], atol=1e-5)
