@@ -4,15 +4,12 @@
 
 # %% auto #0
 __all__ = ['Score', 'Photo', 'least_sure', 'false_rock', 'at_random', 'choose_crops', 'Regions', 'find_regions', 'label_regions',
-           'show_crop', 'write_correction', 'read_corrections', 'undo_correction', 'correct_crops']
+           'show_crop', 'write_correction', 'read_corrections', 'undo_correction']
 
 # %% ../nbs/60a_correct.ipynb #8f16cb19
 import heapq
-import html
-import io
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +19,10 @@ import pandas as pd
 import rasterio
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
-from rasterio.windows import Window
 from scipy import ndimage
 from skimage.measure import label
 
-from .core import BadInput, ModelMismatch, PlanetlabError, alone, atomic, digest, need, read_json, write_json
+from .core import BadInput, ModelMismatch, alone, atomic, digest, read_json, write_json
 from .folders import read_rows
 from .images import to_8bit
 from .pairs import IGNORE, read_pairs
@@ -66,7 +62,7 @@ def least_sure(
         return np.where(_known(photo), unsure, np.nan)
     return score
 
-
+# %% ../nbs/60a_correct.ipynb #00aeb068
 def false_rock(
     predict: Predictor,  # Of logits
     rock: Sequence[int], # Ids of rock
@@ -132,6 +128,16 @@ def choose_crops(
     return pd.DataFrame(rows, columns=["id", "group", *columns, "score"])
 
 # %% ../nbs/60a_correct.ipynb #d82f81a4
+def _part(crop) -> tuple[slice, slice]: return slice(crop.row, crop.row + crop.height), slice(crop.col, crop.col + crop.width)
+
+
+def _check_crop(photo: Photo, crop) -> None:
+    h, w = photo.img.shape[1:]
+    if crop.id != photo.id: raise BadInput(f"a crop of {crop.id!r} and the photo {photo.id!r}; read the photo the crop was chosen from")
+    if crop.row < 0 or crop.col < 0 or crop.row + crop.height > h or crop.col + crop.width > w:
+        raise BadInput(f"the crop at row {crop.row}, col {crop.col}, {crop.height} x {crop.width} px leaves {photo.id} of {h} x {w} px; it was chosen from another image")
+
+# %% ../nbs/60a_correct.ipynb #cc2740dd
 class Regions(NamedTuple):
     "A crop in pieces that have one class each"
     ids: np.ndarray     # (h, w) int, 1 … n; 0: nothing is asked
@@ -140,12 +146,16 @@ class Regions(NamedTuple):
 
 
 def find_regions(
-    probs: np.ndarray,   # (K, h, w) of a crop
+    predict: Predictor,  # Of logits
+    photo: Photo,
+    crop,                # Row of `choose_crops`
     maybe: float = 0.2,  # Probability of a second class from which a place is a region by itself
     least_px: int = 12,  # Smaller ones are not asked about
     most: int = 12,      # Regions
 ) -> Regions:
     "What is predicted, piece by piece"
+    _check_crop(photo, crop)
+    probs = frame_probs(predict, photo.img, photo.valid)[:, *_part(crop)]
     first, second = np.argsort(-probs, 0, kind="stable")[:2]
     torn = ndimage.binary_opening(np.sort(probs, 0)[-2] >= maybe, np.ones((3, 3))) # not the thin rim around each rock
     pieces = label(first * (len(probs) + 1) + np.where(torn, second + 1, 0), background=-1, connectivity=1)
@@ -191,9 +201,6 @@ def show_crop(
         right.text(col - 1, row - 1, k, c="w", ha="center", va="center", fontsize=9, bbox={"fc": colour, "ec": "none", "pad": 1.5})
     return fig
 
-
-def _part(crop) -> tuple[slice, slice]: return slice(crop.row, crop.row + crop.height), slice(crop.col, crop.col + crop.width)
-
 # %% ../nbs/60a_correct.ipynb #58a11d76
 _INDEX = ["name", "frame", "group", "split", "row", "col", "height", "width", "pixels"]
 
@@ -220,12 +227,8 @@ def _write_image(folder: Path, name: str, img: np.ndarray) -> None:
         with rasterio.open(p, "w", driver="GTiff", count=len(img), height=img.shape[1], width=img.shape[2], dtype=img.dtype, compress="deflate") as dst: dst.write(img)
 
 # %% ../nbs/60a_correct.ipynb #47a0d87c
-def _check_answer(photo: Photo, crop, labels: np.ndarray, n: int) -> None:
-    h, w = photo.img.shape[1:]
-    if crop.id != photo.id: raise BadInput(f"a crop of {crop.id!r} and the photo {photo.id!r}; read the photo the crop was chosen from")
+def _check_labels(photo: Photo, crop, labels: np.ndarray, n: int) -> None:
     if Path(photo.id).name != photo.id: raise BadInput(f"id {photo.id!r}; files are named after it, use one without / and not empty")
-    if crop.row < 0 or crop.col < 0 or crop.row + crop.height > h or crop.col + crop.width > w:
-        raise BadInput(f"the crop at row {crop.row}, col {crop.col}, {crop.height} x {crop.width} px leaves {photo.id} of {h} x {w} px; it was chosen from another image")
     if labels.shape != (crop.height, crop.width): raise BadInput(f"labels {labels.shape} for a crop of {crop.height} x {crop.width} px; give each pixel one")
     odd = np.setdiff1d(labels, [*range(n), IGNORE])
     if len(odd): raise BadInput(f"class {odd[:8].tolist()}; wanted 0 to {n - 1}, or {IGNORE} where unknown")
@@ -239,7 +242,8 @@ def write_correction(
     classes: Sequence[str], # Names of id 0, 1, …
 ) -> str: # Its name
     "Keep an answer; one about the same crop takes the place of the earlier one"
-    _check_answer(photo, crop, labels, len(classes))
+    _check_crop(photo, crop)
+    _check_labels(photo, crop, labels, len(classes))
     folder, name = Path(folder), f"{photo.id}@{crop.row}_{crop.col}_{crop.height}_{crop.width}"
     with alone(folder / "index.csv"):
         rows, pixels = _index(folder), digest([photo.img.shape, photo.img.dtype.name, photo.img.tobytes().hex()])
@@ -283,93 +287,3 @@ def undo_correction(
             if p.stem == name: p.unlink()
         _write_index(folder, rows.iloc[:-1])
     return name
-
-# %% ../nbs/60a_correct.ipynb #ed8f4b32
-@dataclass
-class _Desk:
-    "Where one is in the crops"
-    crops: pd.DataFrame
-    read: Callable
-    predict: Predictor
-    folder: Path
-    rock: Sequence[int]
-    at: int = -1 # Of `crops`; their number if there is nothing left
-    photo: Photo | None = None
-    regions: Regions | None = None
-    answers: list = field(default_factory=list) # Class of each region
-
-    def names(self) -> list[str]: return [f"{c.id}@{c.row}_{c.col}_{c.height}_{c.width}" for c in self.crops.itertuples()]
-
-    def crop(self): return self.crops.iloc[self.at]
-
-    def go(self, at: int) -> None:
-        "Open a crop"
-        if at < len(self.crops):
-            crop = self.crops.iloc[at]
-            photo = self.read(crop.id)
-            if photo.id != crop.id: raise BadInput(f"asked for the photo {crop.id!r}, `read` gave {photo.id!r}; it has to find a photo by its id")
-            _check_answer(photo, crop, np.zeros((crop.height, crop.width), int), 1)
-            self.photo, self.regions = photo, find_regions(frame_probs(self.predict, photo.img, photo.valid)[:, *_part(crop)])
-            self.answers = self.regions.classes.tolist()
-        self.at = at
-
-    def go_on(self) -> None:
-        "The next crop without an answer"
-        done = {*_index(self.folder).name}
-        self.go(next((i for i, name in enumerate(self.names()) if i > self.at and name not in done), len(self.crops)))
-
-    def save(self) -> None:
-        write_correction(self.folder, self.photo, self.crop(), label_regions(self.regions, self.answers), self.predict.classes)
-        self.go_on()
-
-    def undo(self) -> None:
-        name, names = undo_correction(self.folder), self.names()
-        if name in names: self.go(names.index(name))
-
-    def nothing(self) -> None: self.answers = [0 if k in self.rock else k for k in self.answers]
-
-# %% ../nbs/60a_correct.ipynb #d33d0b74
-def _drawn(desk: _Desk) -> bytes: # A PNG
-    fig, file = show_crop(desk.photo, desk.crop(), desk.regions, desk.answers), io.BytesIO()
-    fig.savefig(file, dpi=90)
-    plt.close(fig)
-    return file.getvalue()
-
-
-def _said(desk: _Desk) -> str: # HTML
-    n, done = len(desk.crops), len({*desk.names()} & {*_index(desk.folder).name})
-    return f"<b>crop {desk.at + 1} of {n}</b>, {done} answered" if desk.at < n else f"<b>no crop left</b>, {done} of {n} answered; <i>undo</i> goes back"
-
-
-def correct_crops(
-    crops: pd.DataFrame,  # From `choose_crops`
-    read: Callable,       # `(id) -> Photo`
-    predict: Predictor,   # Draws the regions; its classes are the choices
-    folder: str | Path,   # Where answers go; those in it are not asked again
-    rock: Sequence[int] = (1, 2), # Classes that *nothing here* calls class 0
-): # ipywidgets VBox: what is said, the picture and its menus, the buttons
-    "Ask about crops, one by one"
-    w, desk = need("ipywidgets", "lab"), _Desk(crops, read, predict, Path(folder), rock)
-    told, picture, menus = w.HTML(), w.Image(format="png", layout={"width": "70%", "object_fit": "contain"}), w.VBox()
-    choices = [*((name, k) for k, name in enumerate(predict.classes)), ("not known", IGNORE)]
-    buttons = {name: w.Button(description=name) for name in ("save", "nothing here", "next", "undo")}
-
-    def draw():
-        open_ = desk.at < len(crops)
-        told.value, picture.value = _said(desk), _drawn(desk) if open_ else b""
-        menus.children = [w.Dropdown(options=choices, value=k, description=f"{i} ({p:.2f})") for i, (k, p) in enumerate(zip(desk.answers, desk.regions.p), 1)] if open_ else []
-        for menu in menus.children: menu.observe(choose, "value")
-        for name, b in buttons.items(): b.disabled = not open_ and name != "undo"
-
-    def choose(_):
-        desk.answers = [menu.value for menu in menus.children]
-        picture.value = _drawn(desk)
-
-    def press(act):
-        try: act()
-        except PlanetlabError as e: told.value = f"<b style='color:#D55E00'>{html.escape(str(e))}</b>"
-        else: draw()
-    for name, act in zip(buttons, (desk.save, desk.nothing, desk.go_on, desk.undo)): buttons[name].on_click(lambda _, act=act: press(act))
-    desk.go_on()
-    draw()
-    return w.VBox([told, w.HBox([picture, menus]), w.HBox([*buttons.values()])])
