@@ -84,6 +84,15 @@ def _said(desk: _Desk) -> str: # HTML
     n, done = len(desk.crops), int(desk.done().sum())
     return f"<b>crop {desk.at + 1} of {n}</b>, {done} answered" if desk.at < n else f"<b>no crop left</b>, {done} of {n} answered; <i>undo</i> goes back"
 
+
+def _menus(w, desk: _Desk, choose: Callable) -> list: # One for each region of an open crop
+    "What a region can be called"
+    if desk.at == len(desk.crops): return []
+    choices = [*((name, k) for k, name in enumerate(desk.predict.classes)), ("not known", IGNORE)]
+    menus = [w.Dropdown(options=choices, value=k, description=f"{i} ({p:.2f})") for i, (k, p) in enumerate(zip(desk.answers, desk.regions.p), 1)]
+    for menu in menus: menu.observe(choose, "value")
+    return menus
+
 # %% ../nbs/60b_asking.ipynb #bc66d6c6
 def correct_crops(
     crops: pd.DataFrame,  # From `choose_crops`
@@ -95,14 +104,12 @@ def correct_crops(
     "Ask about crops, one by one"
     w, desk = need("ipywidgets", "lab"), _Desk(crops, read, predict, Path(folder), rock)
     told, picture, menus = w.HTML(), w.Image(format="png", layout={"width": "70%", "object_fit": "contain"}), w.VBox()
-    choices = [*((name, k) for k, name in enumerate(predict.classes)), ("not known", IGNORE)]
     buttons = {name: w.Button(description=name) for name in ("save", "nothing here", "next", "undo")}
 
     def draw():
         open_ = desk.at < len(crops)
         told.value, picture.value = _said(desk), _drawn(desk) if open_ else b""
-        menus.children = [w.Dropdown(options=choices, value=k, description=f"{i} ({p:.2f})") for i, (k, p) in enumerate(zip(desk.answers, desk.regions.p), 1)] if open_ else []
-        for menu in menus.children: menu.observe(choose, "value")
+        menus.children = _menus(w, desk, choose)
         for name, b in buttons.items(): b.disabled = not open_ and name != "undo"
 
     def choose(_):
