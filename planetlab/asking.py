@@ -25,6 +25,15 @@ from .predictor import Predictor
 _WINDOW = ["row", "col", "height", "width"]
 
 
+def _where(crops: pd.DataFrame, answer: Sequence) -> int: # Row of the crop, -1 if it is none of these
+    return next((i for i, c in enumerate(crops[["id", *_WINDOW]].itertuples(index=False, name=None)) if c == tuple(answer)), -1)
+
+
+def _done(crops: pd.DataFrame, folder: Path) -> np.ndarray: # (n,) bool
+    answers = read_corrections(folder)[["frame", *_WINDOW]].itertuples(index=False, name=None)
+    return np.isin(np.arange(len(crops)), [_where(crops, a) for a in answers])
+
+# %% ../nbs/60b_asking.ipynb #dd9cdc98
 @dataclass
 class _Desk:
     "Where one is in the crops"
@@ -40,13 +49,6 @@ class _Desk:
 
     def crop(self): return self.crops.iloc[self.at]
 
-    def done(self) -> np.ndarray: # (n,) bool
-        answers = read_corrections(self.folder)[["frame", *_WINDOW]].itertuples(index=False, name=None)
-        return np.isin(np.arange(len(self.crops)), [self.where(a) for a in answers])
-
-    def where(self, answer: Sequence) -> int: # Row of the crop, -1 if it is none of these
-        return next((i for i, c in enumerate(self.crops[["id", *_WINDOW]].itertuples(index=False, name=None)) if c == tuple(answer)), -1)
-
     def go(self, at: int) -> None:
         "Open a crop"
         if at < len(self.crops):
@@ -59,7 +61,7 @@ class _Desk:
 
     def go_on(self) -> None:
         "The next crop without an answer"
-        self.go(next((int(i) for i in np.flatnonzero(~self.done()) if i > self.at), len(self.crops)))
+        self.go(next((int(i) for i in np.flatnonzero(~_done(self.crops, self.folder)) if i > self.at), len(self.crops)))
 
     def save(self) -> None:
         write_correction(self.folder, self.photo, self.crop(), label_regions(self.regions, self.answers), self.predict.classes)
@@ -68,11 +70,11 @@ class _Desk:
     def undo(self) -> None:
         answers = read_corrections(self.folder)
         undo_correction(self.folder)
-        if len(answers) and (at := self.where(answers[["frame", *_WINDOW]].iloc[-1])) >= 0: self.go(at)
+        if len(answers) and (at := _where(self.crops, answers[["frame", *_WINDOW]].iloc[-1])) >= 0: self.go(at)
 
     def nothing(self) -> None: self.answers = [0 if k in self.rock else k for k in self.answers]
 
-# %% ../nbs/60b_asking.ipynb #dd9cdc98
+# %% ../nbs/60b_asking.ipynb #a27fb0c0
 def _drawn(desk: _Desk) -> bytes: # A PNG
     fig, file = show_crop(desk.photo, desk.crop(), desk.regions, desk.answers), io.BytesIO()
     fig.savefig(file, dpi=90)
@@ -81,7 +83,7 @@ def _drawn(desk: _Desk) -> bytes: # A PNG
 
 
 def _said(desk: _Desk) -> str: # HTML
-    n, done = len(desk.crops), int(desk.done().sum())
+    n, done = len(desk.crops), int(_done(desk.crops, desk.folder).sum())
     return f"<b>crop {desk.at + 1} of {n}</b>, {done} answered" if desk.at < n else f"<b>no crop left</b>, {done} of {n} answered; <i>undo</i> goes back"
 
 
