@@ -84,7 +84,7 @@ def jartool():
     return real("venus_jartool")
 
 
-SLOW = ("test_map_scene", "test_discover", "test_resume", "test_site", "test_pipelines", "test_package", "test_maps", "test_outputs", "test_blocks",
+SLOW = ("test_rocks", "test_map_scene", "test_discover", "test_resume", "test_site", "test_pipelines", "test_package", "test_maps", "test_outputs", "test_blocks",
         "test_vectors", "test_calibrate", "test_predict", "test_representations")
 
 
