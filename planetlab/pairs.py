@@ -157,7 +157,7 @@ def _read_index(root: Path) -> pd.DataFrame: # By name; a file's path made absol
     for c in t.columns.intersection(["instances", "ranges"]): t[c] = [str(root / p) if isinstance(p, str) else "" for p in t[c]]
     return t.assign(**{c: pd.to_numeric(t[c], errors="coerce") for c in t if c.endswith(("_m", "_px", "_deg"))})
 
-
+# %% ../nbs/18b_pairs.ipynb #9c64bb65
 def _read_named(
     root: Path,  # With images, masks or labels
     classes: Sequence[str] | None,

@@ -29,7 +29,7 @@ class SizeLaw(Protocol):
     def number(self, d_m: np.ndarray) -> np.ndarray: "Rocks of `d_m` or more per m² of ground"
     def fraction(self, d_m: np.ndarray) -> np.ndarray: "Share of the ground under rocks of `d_m` or more"
 
-
+# %% ../../nbs/07c_worlds.boulders.ipynb #50b9171b
 @dataclass(frozen=True)
 class PowerLaw:
     "N(>= D) ~ D^-slope between two ends"
@@ -68,7 +68,7 @@ class PowerLaw:
         small, large = self.d_min_m ** -self.slope, self.d_max_m ** -self.slope
         return (large + u * (small - large)) ** (-1 / self.slope)
 
-
+# %% ../../nbs/07c_worlds.boulders.ipynb #b0852181
 @dataclass(frozen=True)
 class RockCover:
     "F(>= D) = k exp(-q D), rocks of Mars (Golombek and Rapp 1997), between two ends"
@@ -170,7 +170,7 @@ class Rocks(NamedTuple):
     tone: np.ndarray       # (N,) albedo relative to rock in general
     dust: np.ndarray       # (N,) in [0, 1], how much dust lies on it
 
-
+# %% ../../nbs/07c_worlds.boulders.ipynb #201d5903
 class Terrain(NamedTuple):
     "Ground without edges; rows run south from the corner, columns east"
     z_m: np.ndarray    # (S, S) float32 height, without rocks, m

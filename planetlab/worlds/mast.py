@@ -34,7 +34,7 @@ def _turn(azimuth_deg: float) -> np.ndarray: # (3, 3)
     c, s = np.cos(np.radians(azimuth_deg)), np.sin(np.radians(azimuth_deg))
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
 
-
+# %% ../../nbs/07d_worlds.mast.ipynb #11984a29
 @dataclass(frozen=True)
 class Camera:
     "A pinhole camera without roll"
@@ -132,7 +132,7 @@ def _around(land: Terrain, camera: Camera, long: float, least_px: float) -> tupl
     keep = np.flatnonzero((d * camera.focal_px > least_px * r) & (r > 1.2 * d) & (r > 0.4) & (along > -reach) & side_on)
     return which[keep], away[keep]
 
-
+# %% ../../nbs/07d_worlds.mast.ipynb #1561898c
 def rocks_near(
     land: Terrain,    # The ground
     camera: Camera,   # On it

@@ -30,8 +30,7 @@ from .terrain import fractal
 
 # %% ../../nbs/08c_worlds.rocks.ipynb #df823d6d
 CLASSES = ("ground", "small rock", "large rock", "sky") # Id 0, 1, 2, 3
-SMALL_M, LARGE_M = 0.1, 0.5 # A rock has a label from the first on, and is a large one from the second, m
-LEAST_PX = 12               # Of a labelled rock, visible
+SMALL_M, LARGE_M, LEAST_PX = 0.1, 0.5, 12 # A rock has a label from the first on, if so many px of it are visible; it is a large one from the second, m
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def _surface(world: World, lit: Lit, camera: Camera, near: Near, points: np.ndar
         maps[stone, 3] -= at[stone, 2] - ground_height(lit.land, at[stone, 0], at[stone, 1])
     return normal / np.linalg.norm(normal, axis=1, keepdims=True), w, maps[:, 3]
 
-
+# %% ../../nbs/08c_worlds.rocks.ipynb #8fd3caa6
 def _radiance(world: World, lit: Lit, camera: Camera, near: Near, points: np.ndarray, rock: np.ndarray) -> np.ndarray: # (H, W, 3), (H, W) to (H, W, B)
     "Light that reaches the camera, I/F"
     sun, rays, solid = lit.sun.astype("float32"), camera.rays(), np.isfinite(points[..., 0])
@@ -194,7 +193,7 @@ def _touching(ids: np.ndarray, n: int) -> np.ndarray: # (n + 1,) bool
         touch[a[meet]] = touch[b[meet]] = True
     return touch
 
-
+# %% ../../nbs/08c_worlds.rocks.ipynb #4bc85d8d
 def _table(near: Near, which: np.ndarray, ids: np.ndarray, whole: np.ndarray, camera: Camera) -> pd.DataFrame:
     "The truth about the labelled rocks"
     n = len(which)
@@ -207,7 +206,7 @@ def _table(near: Near, which: np.ndarray, ids: np.ndarray, whole: np.ndarray, ca
                          "row": row, "col": col, "visible_px": seen, "occluded": 1 - seen / np.maximum(whole[which], seen),
                          "touching": _touching(ids, n)[1:], "cut": edge})
 
-
+# %% ../../nbs/08c_worlds.rocks.ipynb #3f5e4724
 def photograph(
     world: World,   # Light and camera
     lit: Lit,       # Ground under its Sun
@@ -272,7 +271,7 @@ def _frames(n, world, size, poses, rng) -> Iterator[Frame]:
             lit = light_ground(make_terrain(world.place, rng=here), (here.uniform(0, 360), here.uniform(*world.sun_deg)))
         yield photograph(world, lit, _pose(world, lit, size, rng=here), i // poses, rng=here)
 
-
+# %% ../../nbs/08c_worlds.rocks.ipynb #67712a08
 def mars_frames(
     n: int,                  # How many
     world: World = MARTIAN,  # Or `MARTIAN_STORM`, your own
