@@ -16,7 +16,7 @@ from planetlab.core import BadInput, Corrupt, ModelMismatch
 from planetlab.masks import CLASSES, IGNORE, LUNAR_PALETTE, ROCK_ONLY, SEED_ORDER, decode_palette, decode_seed, encode_palette, remap_labels
 from planetlab.instances import list_instances, to_metres
 from planetlab.pairs import about_pairs, check_pairs, join_twins, read_boxes, read_pair, read_pairs, seed_split, write_pairs
-from planetlab.worlds.rocks import mars_frames, write_rocks
+from planetlab.worlds.rocks import MARTIAN, rock_frames, write_rocks
 
 LAWS = settings(deadline=None, max_examples=30)
 RAMP = np.arange(256)
@@ -274,7 +274,7 @@ def test_lunar_rocks():
 
 
 def test_a_procedural_set_reads_itself(tmp_path):
-    frames = [*mars_frames(3, poses=2, size=(60, 90), rng=np.random.default_rng(4))]
+    frames = [*rock_frames(3, MARTIAN, poses=2, size=(60, 90), rng=np.random.default_rng(4))]
     write_rocks(tmp_path, frames, "mars")
     table = read_pairs(tmp_path)
     assert table.group.tolist() == ["mars-0000", "mars-0000", "mars-0001"] and table.id.tolist() == ["mars00000", "mars00001", "mars00002"]

@@ -14,7 +14,7 @@ from planetlab.worlds.boulders import Place, PowerLaw, RockCover, Rocks, Terrain
 from planetlab.worlds.light import hapke, sky_light, sunlight
 from planetlab.worlds.mast import pinhole_rays, Camera, ground_range, hit_rocks, rocks_near, shaded
 from planetlab.worlds.rocks import (CLASSES, LARGE_M, LEAST_PX, LUNAR, LUNAR_DAWN, LUNAR_FIELD, MARTIAN, MARTIAN_STORM, SMALL_M, light_ground,
-                                    mars_frames, moon_frames, photograph, write_rocks)
+                                    photograph, rock_frames, write_rocks)
 
 
 def flat(*rocks):
@@ -29,7 +29,7 @@ def towards(azimuth, elevation): return light_ground(flat(), (azimuth, elevation
 
 
 @lru_cache
-def some(kind, seed=3): return tuple({"moon": moon_frames, "mars": mars_frames}[kind](3, poses=2, size=(160, 240), rng=np.random.default_rng(seed)))
+def some(kind, seed=3): return tuple(rock_frames(3, {"moon": LUNAR, "mars": MARTIAN}[kind], poses=2, size=(160, 240), rng=np.random.default_rng(seed)))
 
 
 @settings(deadline=None, max_examples=12)
@@ -169,17 +169,17 @@ def test_the_moon_has_a_black_sky_and_mars_has_not():
 
 
 def test_same_seed_same_bytes_and_groups():
-    again = tuple(moon_frames(3, poses=2, size=(160, 240), rng=np.random.default_rng(3)))
+    again = tuple(rock_frames(3, poses=2, size=(160, 240), rng=np.random.default_rng(3)))
     for a, b in zip(some("moon"), again):
         assert a.img.tobytes() == b.img.tobytes() and a.instances.tobytes() == b.instances.tobytes()
         pd.testing.assert_frame_equal(a.rocks, b.rocks)
     assert [f.group for f in again] == [0, 0, 1]
-    assert next(moon_frames(1, size=(160, 240), rng=np.random.default_rng(4))).img.tobytes() != again[0].img.tobytes()
+    assert next(rock_frames(1, size=(160, 240), rng=np.random.default_rng(4))).img.tobytes() != again[0].img.tobytes()
 
 
 def test_other_worlds_differ_in_what_they_say():
     assert LUNAR_DAWN.sun_deg[1] < LUNAR.sun_deg[0] and LUNAR_FIELD.place.law.fraction(0) > LUNAR.place.law.fraction(0) and MARTIAN_STORM.tau > MARTIAN.tau
-    low = next(moon_frames(1, LUNAR_DAWN, size=(160, 240), rng=np.random.default_rng(3)))
+    low = next(rock_frames(1, LUNAR_DAWN, size=(160, 240), rng=np.random.default_rng(3)))
     assert 5 <= low.sun_deg[1] <= 10
 
 
@@ -200,7 +200,7 @@ def test_written_sets_come_back(tmp_path):
 @pytest.mark.parametrize("wrong", [lambda: PowerLaw.of_cover(slope=-1), lambda: PowerLaw(2, 0), lambda: RockCover(-0.7),
                                    lambda: Place(RockCover(0.7, d_min_m=0.03)), lambda: Place(hills_m=-3),
                                    lambda: Camera(width=3), lambda: Camera(pitch_deg=80), lambda: replace(LUNAR, sun_deg=(30, 20)),
-                                   lambda: moon_frames(-1, rng=np.random.default_rng(0)), lambda: write_rocks("x", [])])
+                                   lambda: rock_frames(-1, rng=np.random.default_rng(0)), lambda: write_rocks("x", [])])
 def test_bad_input_says_so(wrong):
     with pytest.raises(BadInput): wrong()
 

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'SMALL_M', 'LARGE_M', 'LEAST_PX', 'LUNAR', 'LUNAR_DAWN', 'LUNAR_FIELD', 'MARTIAN', 'MARTIAN_STORM',
-           'LUNAR_PALETTE', 'World', 'Lit', 'light_ground', 'Frame', 'photograph', 'moon_frames', 'mars_frames',
-           'write_rocks']
+           'LUNAR_PALETTE', 'World', 'Lit', 'light_ground', 'Frame', 'photograph', 'rock_frames', 'write_rocks']
 
 # %% ../../nbs/08c_worlds.rocks.ipynb #987e0ec7
 from collections.abc import Iterable, Iterator
@@ -251,15 +250,15 @@ def _pose(world: World, lit: Lit, size: tuple[int, int], *, rng: np.random.Gener
     return Camera(*size, 1.1 * size[1], x, y, z, away % 360, rng.uniform(*world.pitch_deg))
 
 
-def moon_frames(
+def rock_frames(
     n: int,                # How many
-    world: World = LUNAR,  # Or `LUNAR_DAWN`, `LUNAR_FIELD`, your own
+    world: World = LUNAR,  # Or `LUNAR_DAWN`, `LUNAR_FIELD`, `MARTIAN`, `MARTIAN_STORM`, your own
     size: tuple[int, int] = (240, 360), # (H, W), px; the field of view across stays 49 degrees
     poses: int = 5,        # Frames per terrain
     *,
     rng: np.random.Generator, # Source of every draw
 ) -> Iterator[Frame]:
-    "Frames from the Moon, made one by one as you loop"
+    "Frames of ground with rocks, made one by one as you loop"
     if n < 0 or poses < 1 or min(size) < 16: raise BadInput(f"{n} frames of {size} px, {poses} per terrain; give n >= 0, 16 px or more, one pose or more")
     return _frames(n, world, size, poses, rng)
 
@@ -270,18 +269,6 @@ def _frames(n, world, size, poses, rng) -> Iterator[Frame]:
             here = np.random.default_rng(rng.integers(2**63))
             lit = light_ground(make_terrain(world.place, rng=here), (here.uniform(0, 360), here.uniform(*world.sun_deg)))
         yield photograph(world, lit, _pose(world, lit, size, rng=here), i // poses, rng=here)
-
-# %% ../../nbs/08c_worlds.rocks.ipynb #67712a08
-def mars_frames(
-    n: int,                  # How many
-    world: World = MARTIAN,  # Or `MARTIAN_STORM`, your own
-    size: tuple[int, int] = (240, 360), # (H, W), px; the field of view across stays 49 degrees
-    poses: int = 5,          # Frames per terrain
-    *,
-    rng: np.random.Generator, # Source of every draw
-) -> Iterator[Frame]:
-    "Frames from Mars, made one by one as you loop"
-    return moon_frames(n, world, size, poses, rng=rng)
 
 # %% ../../nbs/08c_worlds.rocks.ipynb #2676c507
 LUNAR_PALETTE = ((0, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 0)) # Colours of `CLASSES` in the published lunar masks
