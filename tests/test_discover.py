@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import execute, finished
+from conftest import command, execute, finished
 from PIL import Image
 
 from planetlab.core import BadInput
