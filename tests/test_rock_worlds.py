@@ -13,8 +13,7 @@ from planetlab.core import BadInput
 from planetlab.worlds.boulders import Place, PowerLaw, RockCover, Rocks, Terrain, draw_sizes, ground_height, make_terrain, stones
 from planetlab.worlds.light import hapke, sky_light, sunlight
 from planetlab.worlds.mast import pinhole_rays, Camera, ground_range, hit_rocks, rocks_near, shaded
-from planetlab.worlds.rocks import (CLASSES, LARGE_M, LEAST_PX, LUNAR, LUNAR_DAWN, LUNAR_FIELD, MARTIAN, MARTIAN_STORM, SMALL_M, light_ground,
-                                    photograph, rock_frames, write_rocks)
+from planetlab.worlds.rocks import CLASSES, LUNAR, LUNAR_DAWN, LUNAR_FIELD, MARTIAN, MARTIAN_STORM, light_ground, photograph, rock_frames, write_rocks
 
 
 def flat(*rocks):
@@ -135,6 +134,7 @@ def test_air_makes_no_light(up, tau, haze):
 
 @pytest.mark.parametrize("kind", ["moon", "mars"])
 def test_labels_instances_ranges_and_table_agree(kind):
+    world = {"moon": LUNAR, "mars": MARTIAN}[kind]
     for f in some(kind):
         assert f.img.shape == ((1 if kind == "moon" else 3), 160, 240) and f.img.dtype == np.uint8
         assert set(np.unique(f.labels)) <= set(range(len(CLASSES)))
@@ -142,10 +142,10 @@ def test_labels_instances_ranges_and_table_agree(kind):
         assert (np.isinf(f.range_m) == (f.labels == 3)).all()
         assert (f.rocks.id == np.arange(1, len(f.rocks) + 1)).all()
         assert (f.rocks.visible_px == np.bincount(f.instances.ravel(), minlength=len(f.rocks) + 1)[1:]).all()
-        assert (f.rocks.visible_px >= LEAST_PX).all() and (f.rocks.diameter_m >= SMALL_M).all() and f.rocks.occluded.between(0, 1).all()
+        assert (f.rocks.visible_px >= world.least_px).all() and (f.rocks.diameter_m >= world.small_m).all() and f.rocks.occluded.between(0, 1).all()
         for r in f.rocks.itertuples():
             here = f.instances == r.id
-            assert (f.labels[here] == (2 if r.diameter_m >= LARGE_M else 1)).all()
+            assert (f.labels[here] == (2 if r.diameter_m >= world.large_m else 1)).all()
             assert abs(np.median(f.range_m[here]) - r.range_m) < 1.2 * r.diameter_m
 
 
