@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from ..bodies import MARS, MOON, Body
 from ..core import BadInput, atomic, write_json
-from .boulders import Place, PowerLaw, RockCover, Terrain, ground_height, make_terrain, sample
+from .boulders import Mixture, Place, PowerLaw, RockCover, Terrain, ground_height, make_terrain, sample
 from .light import hapke, hapke_diffuse, sky_light, sunlight
 from .mast import Camera, Near, ground_range, hit_rocks, rocks_near, shaded
 from .moon import sun_depth
@@ -49,7 +49,7 @@ class World:
     noise: float = 1.5                           # Standard deviation of the camera's noise, grey levels
     jpeg: int = 0                                # Quality it was sent in; 0 is without loss
     small_m: float = 0.25                        # Rocks have a label from this diameter on, m
-    large_m: float = 0.7                         # And are large ones from this on, m
+    large_m: float = 0.6                         # And are large ones from this on, m
     least_px: int = 30                           # If so many px of them are in sight
 
     def __post_init__(self):
@@ -57,7 +57,8 @@ class World:
         if not len(self.ground) == len(self.rock) == len(self.haze): raise BadInput("ground, rock and haze need one albedo per band each")
 
 
-LUNAR = World(place=Place(PowerLaw.of_cover(0.08, 1.4, 0.25), rough_deg=4, craters=0.02, hills_m=4), sun_deg=(25, 50), pitch_deg=(-21, -10), ground=(0.26,), rock=(0.46,))
+_YOUNG = Mixture((PowerLaw.of_cover(0.05, 1.4, 0.8), PowerLaw.of_cover(0.04, 2.0, 0.25, 0.45))) # Blocks from a crater near by, on older cobbles
+LUNAR = World(place=Place(_YOUNG, craters=0.02, rough_deg=4, hills_m=4), sun_deg=(25, 50), pitch_deg=(-21, -10), ground=(0.26,), rock=(0.46,))
 LUNAR_DAWN = replace(LUNAR, sun_deg=(5, 10))
 LUNAR_FIELD = World(place=Place(PowerLaw.of_cover(0.16, 1.9), craters=0.06, patches=0.2))
 _MARS = dict(body=MARS, mast_m=2.0, pitch_deg=(-19, -7), ground=(0.86, 0.62, 0.34), rock=(0.78, 0.58, 0.36), haze=(0.96, 0.84, 0.66),
