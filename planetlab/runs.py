@@ -60,10 +60,7 @@ class Parameter(NamedTuple):
     help: str     # The comment beside it
 
 
-def _code_cells(
-    notebook: Path,
-) -> list[tuple[str, list[str]]]: # Source and tags of each
-    "What a notebook runs; nbformat takes seconds to load, and a refusal should not"
+def _code_cells(notebook: Path) -> list[tuple[str, list[str]]]: # Source and tags of each; nbformat takes seconds to load, and a refusal should not
     try:
         nb = json.loads(notebook.read_text(encoding="utf-8"))
         return [("".join(c["source"]), c["metadata"].get("tags", [])) for c in nb["cells"] if c["cell_type"] == "code"]
@@ -262,10 +259,8 @@ def run(
     if "out_dir" in (given or {}): raise BadInput("out_dir is the run folder; set it with --out")
     who = identity(notebook, values)
     folder = resolve(out) if out else resolve("runs") / f"{notebook.stem}-{digest(who)}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise CannotWrite(f"cannot write to {folder}: {e}; choose another folder with --out") from e
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise CannotWrite(f"cannot write to {folder}: {e}; choose another folder with --out") from e
     try:
         with FileLock(folder / ".lock", timeout=0):
             if _claim(folder, who, fresh): return Run(folder, True)
