@@ -11,6 +11,7 @@ import ast
 import difflib
 import importlib.metadata
 import io
+import json
 import os
 import platform
 import shutil
@@ -19,7 +20,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
-import nbformat
 import pandas as pd
 import yaml
 from filelock import FileLock, Timeout
@@ -60,20 +60,23 @@ class Parameter(NamedTuple):
     help: str     # The comment beside it
 
 
+def _code_cells(notebook: Path) -> list[tuple[str, list[str]]]: # Source and tags of each; nbformat takes seconds to load, and a refusal should not
+    try:
+        nb = json.loads(notebook.read_text(encoding="utf-8"))
+        return [("".join(c["source"]), c["metadata"].get("tags", [])) for c in nb["cells"] if c["cell_type"] == "code"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
+        raise Corrupt(f"{notebook} is no notebook: {e!r}"[:300] + "; open it in JupyterLab and save it") from e
+
+
 def parameters(
     notebook: Path, # With one cell tagged `parameters`
 ) -> dict[str, Parameter]: # By name, in order
     "What can be set in a pipeline, read from its parameters cell"
-    try:
-        nb = nbformat.read(notebook, as_version=4)
-    except (OSError, ValueError, nbformat.ValidationError) as e:
-        raise Corrupt(f"{notebook} is no notebook: {e}"[:300] + "; open it in JupyterLab and save it") from e
-    cells = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
+    cells = [source for source, tags in _code_cells(notebook) if "parameters" in tags]
     if len(cells) != 1: raise BadInput(f"{notebook} has {len(cells)} cells tagged `parameters`; a pipeline has one")
-    source = cells[0].source
     try:
-        comments = {t.start[0]: t.string.lstrip("# ") for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT}
-        return {n.targets[0].id: Parameter(ast.literal_eval(n.value), comments.get(n.end_lineno, "")) for n in ast.parse(source).body}
+        comments = {t.start[0]: t.string.lstrip("# ") for t in tokenize.generate_tokens(io.StringIO(cells[0]).readline) if t.type == tokenize.COMMENT}
+        return {n.targets[0].id: Parameter(ast.literal_eval(n.value), comments.get(n.end_lineno, "")) for n in ast.parse(cells[0]).body}
     except (AttributeError, ValueError, SyntaxError, tokenize.TokenError) as e:
         raise BadInput(f"the parameters cell of {notebook} holds more than `name = value # meaning` lines: {e}") from e
 
@@ -148,9 +151,8 @@ def identity(
     values: dict,   # Every parameter
 ) -> dict: # Pipeline, parameters, inputs, library
     "Everything that decides what a run computes"
-    nb = nbformat.read(notebook, as_version=4)
     inputs = {n: v for n, v in values.items() if n.endswith("_dir") and n != "out_dir" and v}
-    return {"pipeline": notebook.stem, "code": digest([c.source for c in nb.cells if c.cell_type == "code"], 64),
+    return {"pipeline": notebook.stem, "code": digest([source for source, _ in _code_cells(notebook)], 64),
             "parameters": {n: v for n, v in values.items() if n != "out_dir"},
             "inputs": {n: _tree(find_input(v), "*") for n, v in inputs.items()},
             "library": digest(_tree(Path(planetlab.__file__).parent, "*.py"), 64)}
@@ -176,6 +178,7 @@ def write_page(
     path: Path,     # HTML file to write
 ) -> None:
     "One self-contained HTML page of a notebook"
+    import nbformat
     from nbconvert import HTMLExporter
     nb = nbformat.read(notebook, as_version=4)
     nb.cells = [c for c in nb.cells if c.cell_type != "raw"]
@@ -256,10 +259,8 @@ def run(
     if "out_dir" in (given or {}): raise BadInput("out_dir is the run folder; set it with --out")
     who = identity(notebook, values)
     folder = resolve(out) if out else resolve("runs") / f"{notebook.stem}-{digest(who)}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise CannotWrite(f"cannot write to {folder}: {e}; choose another folder with --out") from e
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise CannotWrite(f"cannot write to {folder}: {e}; choose another folder with --out") from e
     try:
         with FileLock(folder / ".lock", timeout=0):
             if _claim(folder, who, fresh): return Run(folder, True)

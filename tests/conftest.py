@@ -47,7 +47,7 @@ def real(name):
     return DATA / name
 
 
-def finished(pipeline, preset, out):
+def finished(pipeline, preset, out, command=command_here):
     "A run that nothing interrupted"
     done = command("run", pipeline, "-f", preset, "--out", out, cwd=out.parent)
     assert done.returncode == 0, done.stderr
@@ -74,7 +74,7 @@ def smoke(tmp_path_factory):
     out = tmp_path_factory.getbasetemp().parent / f"smoke{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}" / "run"
     out.parent.mkdir(exist_ok=True)
     with FileLock(out.parent.with_suffix(".lock")): # the workers share one, made by the first to ask
-        if not (out / "venus.html").exists(): finished("venus", "venus_smoke", out)
+        if not (out / "venus.html").exists(): finished("venus", "venus_smoke", out, command)
     return out
 
 

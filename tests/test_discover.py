@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import command, execute, finished
+from conftest import command_here, execute, finished
 from PIL import Image
 
 from planetlab.core import BadInput
@@ -118,7 +118,7 @@ def test_what_cannot_be_is_refused_before_anything_is_learned(tmp_path, given, w
 
 
 def test_a_refusal_reaches_the_command_line(tmp_path):
-    done = command("run", "discover", "-f", "discover_smoke", "-p", "methods=[pixls]", "--out", tmp_path / "run", cwd=tmp_path)
+    done = command_here("run", "discover", "-f", "discover_smoke", "-p", "methods=[pixls]", "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 1 and "no 'pixls'" in done.stderr
 
 

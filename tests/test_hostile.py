@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import rasterio
 from affine import Affine
-from conftest import command
+from conftest import command_here
 from rasterio.crs import CRS
 
 from planetlab.bodies import VENUS
@@ -112,7 +112,7 @@ def test_a_run_on_a_damaged_mosaic_stops_with_its_reason(world, tmp_path):
     bad = table(world, tmp_path, lambda t: t)
     data = (bad / "topo.tif").read_bytes()
     (bad / "topo.tif").write_bytes(data[:len(data) // 2])
-    done = command("run", "venus", "-f", "venus_smoke", "-p", f"data_dir={bad}", "--out", tmp_path / "run", cwd=tmp_path)
+    done = command_here("run", "venus", "-f", "venus_smoke", "-p", f"data_dir={bad}", "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 1 and "Corrupt" in done.stderr and "topo.tif" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "venus.ipynb").exists() and not (tmp_path / "run" / "metrics.json").exists()
     assert (tmp_path / "run" / "venus.failed.ipynb").exists()
@@ -122,7 +122,7 @@ def test_a_run_without_data_stops_with_its_reason(world, tmp_path):
     bad = table(world, tmp_path, lambda t: t)
     for name in ("sar.tif", "topo.tif"):
         with rasterio.open(bad / name, "r+") as dst: dst.write(np.full(dst.shape, dst.nodata, dst.dtypes[0]), 1)
-    done = command("run", "venus", "-f", "venus_smoke", "-p", f"data_dir={bad}", "--out", tmp_path / "run", cwd=tmp_path)
+    done = command_here("run", "venus", "-f", "venus_smoke", "-p", f"data_dir={bad}", "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 1 and "valid" in done.stderr and "Traceback" not in done.stderr
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
-from conftest import PLANETLAB, command, execute, finished
+from conftest import PLANETLAB, command_here, execute, finished
 
 from planetlab.core import BadInput, Corrupt, ModelMismatch
 
@@ -77,7 +77,7 @@ def test_somebodys_rasters_through_a_saved_model(run, tmp_path):
     (tmp_path / "mosaics").mkdir()
     for name in ("a.tif", "b.tif"): moon_of(run, tmp_path / "mosaics" / name)
     args = ["-p", f"scenes=[{tmp_path / 'mosaics'}, {run / 'world' / 'map' / 'moon.tif'}]", "-p", f"model={run / 'model'}"]
-    done = command("run", "map_scene", "-f", "map_scene_smoke", *args, "--out", tmp_path / "run", cwd=tmp_path)
+    done = command_here("run", "map_scene", "-f", "map_scene_smoke", *args, "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {p.name for p in (tmp_path / "run" / "maps").iterdir()} == {"a", "b", "moon"} and not (tmp_path / "run" / "world").exists()
     for kind in ("classes", "confidence"):
@@ -148,8 +148,7 @@ def test_killed_it_goes_on_to_the_same_map(run, tmp_path):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert json.loads((out / "run.json").read_text())["status"] == "started"
-    done = command("run", "map_scene", "-f", "map_scene_smoke", "--out", out, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    finished("map_scene", "map_scene_smoke", out)
     assert json.loads((out / "metrics.json").read_text()) == json.loads((run / "metrics.json").read_text())
     for made in (run / "maps" / "moon").glob("*.tif"): assert np.array_equal(pixels(made), pixels(out / "maps" / "moon" / made.name), equal_nan=made.stem not in ("classes", "set_size")), made.name
 

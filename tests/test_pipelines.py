@@ -54,9 +54,9 @@ def test_a_finished_run_says_so(smoke):
 
 
 def test_runs_are_listed_and_compared(smoke):
-    listed = command("runs", smoke.parent, cwd=smoke.parent)
+    listed = command_here("runs", smoke.parent, cwd=smoke.parent)
     assert "finished" in listed.stdout and smoke.name in listed.stdout
-    assert "No difference" in command("runs", smoke, smoke, cwd=smoke.parent).stdout
+    assert "No difference" in command_here("runs", smoke, smoke, cwd=smoke.parent).stdout
 
 
 @pytest.mark.parametrize("args, words", [
@@ -84,18 +84,18 @@ def test_an_unknown_pipeline_is_refused(planetlab):
     (lambda out: (out.mkdir(), (out / "thesis.txt").write_text("mine")), ["thesis.txt", "no run folder"]),
     (lambda out: (out.parent / "plain").write_text(""), ["cannot write"]),
 ])
-def test_an_existing_output_is_left_alone(planetlab, tmp_path, prepare, words):
+def test_an_existing_output_is_left_alone(tmp_path, prepare, words):
     out = tmp_path / "mine"
     prepare(out)
     if not out.exists(): out = tmp_path / "plain" / "run"
     before = {p: p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
-    done = planetlab("run", "venus", "-f", "venus_smoke", "--out", out)
+    done = command_here("run", "venus", "-f", "venus_smoke", "--out", out, cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr and any(w in done.stderr for w in words)
     assert {p: p.read_text() for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"} == before
 
 
 def test_a_run_folder_refuses_other_parameters(smoke):
-    done = command("run", "venus", "-f", "venus_smoke", "-p", "latent=5", "--out", smoke, cwd=smoke.parent)
+    done = command_here("run", "venus", "-f", "venus_smoke", "-p", "latent=5", "--out", smoke, cwd=smoke.parent)
     assert done.returncode == 1 and "other parameters" in done.stderr
 
 
@@ -115,17 +115,17 @@ def test_real_images_with_a_test_folder(jartool, tmp_path):
         for name in chosen: os.symlink(jartool / "images" / name, tmp_path / part / "images" / name)
         labels[labels.image.isin(chosen)].to_csv(tmp_path / part / "labels.csv", index=False)
     args = ["run", "venus", "-f", "venus_jartool", "-p", "epochs_sar=2", "-p", "width=8", "--out", tmp_path / "run"]
-    done = command(*args, "-p", f"data_dir={tmp_path / 'known'}", "-p", f"test_dir={tmp_path / 'kept'}", cwd=tmp_path)
+    done = command_here(*args, "-p", f"data_dir={tmp_path / 'known'}", "-p", f"test_dir={tmp_path / 'kept'}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["n"]["test"] > 50 and "metadata only" in metrics["test"]["k-means"]
-    again = command(*args, "-p", f"data_dir={tmp_path / 'known'}", "-p", f"test_dir={tmp_path / 'known'}", "--fresh", cwd=tmp_path)
+    again = command_here(*args, "-p", f"data_dir={tmp_path / 'known'}", "-p", f"test_dir={tmp_path / 'known'}", "--fresh", cwd=tmp_path)
     assert again.returncode == 1 and "test images are among those learned from" in again.stderr
 
 
 def test_the_published_encoder_on_the_published_windows(tmp_path):
     folder = real("venus_topo_maldan13")
-    done = command("run", "venus", "-f", "venus_topo_maldan13", "-p", "epochs_topo=1", "-p", f"data_dir={folder}", "--out", tmp_path / "run", cwd=tmp_path)
+    done = command_here("run", "venus", "-f", "venus_topo_maldan13", "-p", "epochs_topo=1", "-p", f"data_dir={folder}", "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     model, _ = load_model(tmp_path / "run" / "model_topo")
     assert sum(p.numel() for p in model.parameters()) == 61_777
@@ -141,7 +141,7 @@ def test_a_stack_and_the_shift_of_its_bands(smoke):
 def test_a_test_folder_changes_nothing_else(smoke, tmp_path):
     from planetlab.worlds.venus import make_venus, write_venus
     other = write_venus(make_venus(20, rng=np.random.default_rng(9)), tmp_path / "other", rng=np.random.default_rng(9))
-    done = command("run", "venus", "-f", "venus_smoke", "-p", f"test_dir={other}", "--out", tmp_path / "run", cwd=tmp_path)
+    done = command_here("run", "venus", "-f", "venus_smoke", "-p", f"test_dir={other}", "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     a, b = (json.loads((f / "metrics.json").read_text()) for f in (smoke, tmp_path / "run"))
     assert a["val"] == b["val"] and b["n"]["test"] > 0 and b["test"]["Gaussian mixture"]["latents topo"]["n"] == b["n"]["test"]

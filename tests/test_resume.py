@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pandas as pd
-from conftest import PLANETLAB, command
+from conftest import PLANETLAB, finished
 from safetensors.numpy import load_file
 
 
@@ -52,6 +52,5 @@ def test_killed_at_four_moments_a_run_resumes_to_the_same_result(smoke, tmp_path
         assert killed(out, moment), f"ended before it was killed at {mark}"
         assert json.loads((out / "run.json").read_text())["status"] == "started"
         assert not (out / "venus.html").exists()
-    done = command("run", "venus", "-f", "venus_smoke", "--out", out, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    finished("venus", "venus_smoke", out)
     same_results(smoke, out)

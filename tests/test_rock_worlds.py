@@ -12,7 +12,7 @@ from PIL import Image
 from planetlab.core import BadInput
 from planetlab.worlds.boulders import Mixture, Place, PowerLaw, RockCover, Rocks, Terrain, draw_sizes, ground_height, make_terrain, stones
 from planetlab.worlds.light import hapke, sky_light, sunlight
-from planetlab.worlds.mast import pinhole_rays, Camera, ground_range, hit_rocks, rocks_near, shaded
+from planetlab.worlds.mast import Camera, ground_range, hit_rocks, pinhole_rays, rocks_near, shaded
 from planetlab.worlds.rocks import CLASSES, LUNAR, LUNAR_DAWN, LUNAR_FIELD, MARTIAN, MARTIAN_STORM, light_ground, photograph, rock_frames, write_rocks
 
 

@@ -12,8 +12,8 @@ from scipy.stats import chi2, kstest
 from planetlab.core import BadInput
 from planetlab.rings import ground_rings, inclusion, ring_of, ring_sizes, tally
 from planetlab.sizes import fit_cover, fit_power, goodness, ks_d_min, poisson_interval, show_sizes, size_table
-from planetlab.worlds.mast import pinhole_rays
 from planetlab.worlds.boulders import PowerLaw, RockCover, draw_sizes
+from planetlab.worlds.mast import pinhole_rays
 from planetlab.worlds.moon import HIGHLAND, MARE, moon_window
 from planetlab.worlds.regolith import ROCK_PX
 

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,6 +75,16 @@ def href(
     return Path(os.path.relpath(path, Path(page.path).parent)).as_posix()
 
 
+@cache
+def exporter() -> HTMLExporter: # One for all pages, since it compiles its templates anew
+    "What makes HTML of a notebook; of our own, so nothing in it is sanitised"
+    hide = Config({"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"remove_input"}}})
+    made = HTMLExporter(config=hide, template_name="basic", embed_images=True, anchor_link_text="",
+                        exclude_input_prompt=True, exclude_output_prompt=True)
+    made.register_filter("clean_html", lambda text: text.decode() if isinstance(text, bytes) else text)
+    return made
+
+
 def body(
     page: Page,         # To convert
     pages: list[Page],  # Where its links may lead
@@ -87,10 +98,7 @@ def body(
             if "text/markdown" in o.get("data", {}):
                 o.data["text/markdown"] = re.sub(r"^---\n|\{target=[^}]*\}", "", o.data["text/markdown"])
         cell.setdefault("metadata", {})["tags"] = ["remove_input"] if "show_doc(" in cell.source else []
-    hide = Config({"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"remove_input"}}})
-    exporter = HTMLExporter(config=hide, template_name="basic", embed_images=True, anchor_link_text="",
-                            exclude_input_prompt=True, exclude_output_prompt=True)
-    text, _ = exporter.from_notebook_node(nb)
+    text, _ = exporter().from_notebook_node(nb)
 
     def link(m: re.Match) -> str:
         path, anchor = m[1], m[2] or ""

@@ -70,21 +70,20 @@ def _smp(
 
 
 @dataclass(frozen=True)
-class Dice:
+class _Area:
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor: return _smp(f"{type(self).__name__}Loss", logits, labels)
+
+
+class Dice(_Area):
     "1 - Dice coefficient of the probabilities, mean over the classes that occur"
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor: return _smp("DiceLoss", logits, labels)
 
 
-@dataclass(frozen=True)
-class Jaccard:
+class Jaccard(_Area):
     "1 - intersection over union of the probabilities, mean over the classes that occur"
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor: return _smp("JaccardLoss", logits, labels)
 
 
-@dataclass(frozen=True)
-class Lovasz:
+class Lovasz(_Area):
     "Convex surface through 1 - intersection over union, mean over the classes that occur"
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor: return _smp("LovaszLoss", logits, labels)
 
 
 @dataclass(frozen=True)
