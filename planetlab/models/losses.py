@@ -65,7 +65,7 @@ def _smp(
     rows, ids = _labelled(logits, labels)
     if not len(ids): return rows.sum()
     losses = need("segmentation_models_pytorch", "segmentation").losses
-    if name in ("DiceLoss", "JaccardLoss"): how["classes"] = ids.unique().tolist()
+    if name in ("DiceLoss", "JaccardLoss"): how["classes"] = ids.bincount().nonzero()[:, 0].tolist()
     return getattr(losses, name)("multiclass", **how)(rows.T[None, :, :, None], ids[None, :, None])
 
 
