@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Reader', 'Problem', 'Page', 'tally', 'gather', 'as_text', 'as_float', 'as_int', 'as_utc', 'as_hours', 'as_url',
-           'as_instrument', 'as_size', 'Feed', 'Source', 'read_item', 'read_page', 'Patience', 'fetch_json',
-           'iter_pages', 'latest_sol']
+           'as_instrument', 'as_size', 'Feed', 'Source', 'clean_text', 'read_item', 'read_page', 'Patience',
+           'fetch_page', 'iter_pages', 'latest_sol']
 
 # %% ../nbs/14c_feeds.ipynb #7400b26e
 import json
@@ -163,7 +163,9 @@ def _flat(item: dict, known: set[str], path: str = "") -> Iterator[tuple[str, ob
         else: yield here, value
 
 
-def _clean(text: str) -> str:
+def clean_text(
+    text: str, # From anywhere
+) -> str: # Printable, 2000 characters at most
     "Without what cannot be printed, and no longer than is sane; different texts stay different"
     text = "".join(c if c.isprintable() else quote(c, errors="surrogatepass") for c in text.strip())
     return text if len(text) <= _LONG else f"{text[:_LONG - 20]}~{sha256(text.encode()).hexdigest()[:12]}"
@@ -174,16 +176,17 @@ def _values(feed: Feed, item: dict, page: str) -> tuple[dict, list[Problem]]:
     known = set(feed.fields)
     found, facts = dict(_flat(item, known)), {}
     problems = [Problem("missing field", path) for path in feed.fields if path not in found]
-    for path, value in found.items():
-        if path not in known and not (value is None and any(k.startswith(f"{path}.") for k in known)):
-            problems.append(Problem("unknown field", _clean(path), value=_clean(str(value))[:80]))
-        if isinstance(value, str) and (text := _clean(value)) != value.strip(): problems.append(Problem("mended", path, value=text[:80]))
-        value = _clean(value) if isinstance(value, str) else value
-        if value is None or not (reader := feed.fields.get(path)): continue
+    problems += [Problem("unknown field", clean_text(path), value=clean_text(str(value))[:80]) for path, value in found.items()
+                 if path not in known and not (value is None and any(k.startswith(f"{path}.") for k in known))]
+    for path in (p for p in feed.fields if p in found):
+        value = found[path]
+        if isinstance(value, str) and (text := clean_text(value)) != value.strip(): problems.append(Problem("mended", path, value=text[:80]))
+        value = clean_text(value) if isinstance(value, str) else value
+        if value is None or not (reader := feed.fields[path]): continue
         if isinstance(value, str) and (value.upper() in _UNSAID or value.startswith("0000-00-00")): continue
         try: got = reader(value, page)
         except (ValueError, TypeError, OverflowError):
-            problems.append(Problem("bad value", path, value=_clean(str(value))[:80]))
+            problems.append(Problem("bad value", path, value=clean_text(str(value))[:80]))
             continue
         for k, v in got.items(): facts[k] = tuple(dict.fromkeys((*facts.get(k, ()), *v))) if isinstance(v, tuple) else v
     return facts, problems
@@ -195,7 +198,7 @@ def read_item(
     page: str,    # Address that it came from
 ) -> tuple[Record | None, list[Problem]]: # None if there is nothing to make a record of
     "An item as a record, and all that was odd about it"
-    if not isinstance(item, dict): return None, [Problem("not an item", value=_clean(str(item))[:80])]
+    if not isinstance(item, dict): return None, [Problem("not an item", value=clean_text(str(item))[:80])]
     facts, problems = _values(feed, item, page)
     if not facts.get("id"):
         facts["id"] = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", facts.get("urls", ("",))[0].split("?")[0].split("/")[-1])
@@ -215,9 +218,9 @@ def read_page(
 ) -> Page:
     "A page as records and problems, without any network; raises `BadInput` if it holds no list of items"
     items = body.get(feed.items) if isinstance(body, dict) else None
-    if not isinstance(items, list): raise BadInput(f"no list {feed.items!r} in a page of {feed.name}: {_clean(str(body))[:200]!r}; is it an answer of that service?")
+    if not isinstance(items, list): raise BadInput(f"no list {feed.items!r} in a page of {feed.name}: {clean_text(str(body))[:200]!r}; is it an answer of that service?")
     read = [read_item(feed, item, page) for item in items]
-    extra = [Problem("unknown field", f"(page) {_clean(k)}", value=_clean(str(v))[:80]) for k, v in body.items() if k not in (*feed.envelope, feed.items)]
+    extra = [Problem("unknown field", f"(page) {clean_text(k)}", value=clean_text(str(v))[:80]) for k, v in body.items() if k not in (*feed.envelope, feed.items)]
     totals = [int(v) for k in feed.totals if re.fullmatch(r"\d{1,12}", str(v := body.get(k)))]
     more = body.get("more") if isinstance(body.get("more"), bool) else None
     return Page([r for r, _ in read if r], extra + [p for _, q in read for p in q], len(items), min(totals, default=None), more)
@@ -234,7 +237,7 @@ class Patience:
 _MOST = 2**28 # Bytes of a page that is believed
 
 
-def _ask(client: httpx.Client, url: str, query: dict) -> tuple[object, str, float]: # JSON or None; address or what was wrong; s to wait
+def _ask(client: httpx.Client, url: str, query: dict, read: Callable) -> tuple[object, str, float]: # Page or None; address or what was wrong; s to wait
     try:
         with client.stream("GET", url, params=query) as r:
             if r.status_code in (408, 425, 429) or r.status_code >= 500: return None, f"{r.status_code} {r.reason_phrase}", retry_after(r)
@@ -243,26 +246,29 @@ def _ask(client: httpx.Client, url: str, query: dict) -> tuple[object, str, floa
             for chunk in r.iter_bytes():
                 body += chunk
                 if len(body) > _MOST: return None, f"more than {_MOST} bytes", math.inf
-            try: return json.loads(body), str(r.url), 0
-            except (ValueError, RecursionError): return None, f"200, but no JSON: {_clean(body[:60].decode(errors='replace'))!r}", 0
+            try: return read(body), str(r.url), 0
+            except (ValueError, RecursionError): return None, f"200, but not what it should be: {clean_text(body[:60].decode(errors='replace'))!r}", 0
     except httpx.HTTPError as e: return None, f"{type(e).__name__}: {e}", 0
 
 
-def fetch_json(
+def fetch_page(
     client: httpx.Client, # Timeout, headers and politeness are its own
     url: str,
     query: dict,          # Name -> value
     patience: Patience | None = None,
-) -> tuple[object, str]: # What was sent, and the address it came from in the end
-    "Ask for JSON until it comes; raises `FetchFailed` saying each answer"
+    read: Callable[[bytes], object] = json.loads, # What makes a page of bytes; raises ValueError if it is none
+) -> tuple[object, str]: # The page, and the address it came from in the end
+    "Ask until a page comes; raises `FetchFailed` with each answer in `answers`"
     patience, answers = patience or Patience(), []
     for i in range(patience.tries):
-        body, said, wait = _ask(client, url, query)
+        body, said, wait = _ask(client, url, query, read)
         if body is not None: return body, said
-        answers.append(said)
+        answers.append((url, said))
         if wait > PATIENCE_S: break
         if i + 1 < patience.tries: patience.pause(max(wait, patience.wait_s * 2**i))
-    raise FetchFailed(f"cannot list {url} {query}:\n  " + "\n  ".join(answers) + "\nNothing was lost; ask again later, or see whether the service has moved")
+    failed = FetchFailed(f"cannot list {url} {query}:\n  " + "\n  ".join(a for _, a in answers) + "\nNothing was lost; ask again later, or see whether the service has moved")
+    failed.answers = tuple(answers)
+    raise failed
 
 # %% ../nbs/14c_feeds.ipynb #3dc27b42
 def _one_reading(feed: Feed, client: httpx.Client, sol: int | None, patience: Patience | None) -> Iterator[Page]:
@@ -270,7 +276,7 @@ def _one_reading(feed: Feed, client: httpx.Client, sol: int | None, patience: Pa
     n, idle, seen = 0, 0, set()
     for number in count():
         url, query = feed.request(sol, number)
-        body, at = fetch_json(client, url, query, patience)
+        body, at = fetch_page(client, url, query, patience)
         try: page = read_page(feed, body, at)
         except BadInput as e: raise FetchFailed(f"{at}: {e}") from e
         yield page
@@ -316,6 +322,6 @@ def latest_sol(
     "How far the mission is"
     if not feed.newest: raise BadInput(f"{feed.name} does not tell its newest sol; give the sols yourself")
     url, query, read = feed.newest
-    body, at = fetch_json(client, url, query, patience)
+    body, at = fetch_page(client, url, query, patience)
     try: return as_int("sol")(read(body), at)["sol"]
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as e: raise FetchFailed(f"{at} does not tell the newest sol: {_clean(str(body))[:200]!r}") from e
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as e: raise FetchFailed(f"{at} does not tell the newest sol: {clean_text(str(body))[:200]!r}") from e
