@@ -167,7 +167,8 @@ def clean_text(
     text: str, # From anywhere
 ) -> str: # Printable, 2000 characters at most
     "Without what cannot be printed, and no longer than is sane; different texts stay different"
-    text = "".join(c if c.isprintable() else quote(c, errors="surrogatepass") for c in text.strip())
+    text = text.strip()
+    if not text.isprintable(): text = "".join(c if c.isprintable() else quote(c, errors="surrogatepass") for c in text)
     return text if len(text) <= _LONG else f"{text[:_LONG - 20]}~{sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -178,12 +179,12 @@ def _values(feed: Feed, item: dict, page: str) -> tuple[dict, list[Problem]]:
     problems = [Problem("missing field", path) for path in feed.fields if path not in found]
     problems += [Problem("unknown field", clean_text(path), value=clean_text(str(value))[:80]) for path, value in found.items()
                  if path not in known and not (value is None and any(k.startswith(f"{path}.") for k in known))]
-    for path in (p for p in feed.fields if p in found):
-        value = found[path]
-        if isinstance(value, str) and (text := clean_text(value)) != value.strip(): problems.append(Problem("mended", path, value=text[:80]))
-        value = clean_text(value) if isinstance(value, str) else value
-        if value is None or not (reader := feed.fields[path]): continue
-        if isinstance(value, str) and (value.upper() in _UNSAID or value.startswith("0000-00-00")): continue
+    for path, reader in feed.fields.items():
+        if not reader or (value := found.get(path)) is None: continue
+        if isinstance(value, str):
+            if (text := clean_text(value)) != value.strip(): problems.append(Problem("mended", path, value=text[:80]))
+            if text.upper() in _UNSAID or text.startswith("0000-00-00"): continue
+            value = text
         try: got = reader(value, page)
         except (ValueError, TypeError, OverflowError):
             problems.append(Problem("bad value", path, value=clean_text(str(value))[:80]))
