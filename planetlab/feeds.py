@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from hashlib import sha256
-from itertools import count
 from typing import NamedTuple, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -235,7 +234,7 @@ class Patience:
     pause: Callable[[float], object] = time.sleep # Waits, s, and may raise to give up early
 
 
-_MOST = 2**28 # Bytes of a page that is believed
+_MOST = 2**26 # Bytes of a page that is believed
 
 
 def _ask(client: httpx.Client, url: str, query: dict, read: Callable) -> tuple[object, str, float]: # Page or None; address or what was wrong; s to wait
@@ -275,7 +274,7 @@ def fetch_page(
 def _one_reading(feed: Feed, client: httpx.Client, sol: int | None, patience: Patience | None) -> Iterator[Page]:
     "All pages of a sol, once"
     n, idle, seen = 0, 0, set()
-    for number in count():
+    for number in range(10**3 if sol is not None else 10**5):
         url, query = feed.request(sol, number)
         body, at = fetch_page(client, url, query, patience)
         try: page = read_page(feed, body, at)
@@ -286,6 +285,7 @@ def _one_reading(feed: Feed, client: httpx.Client, sol: int | None, patience: Pa
         counted = page.total is not None and n >= page.total
         last = counted and page.items < (feed.per_page or 0) if page.more is None else not page.more and (page.total is None or counted)
         if last or not page.items or idle > 1 or feed.per_page is None: return
+    raise FetchFailed(f"{feed.name}, sol {sol}: no end after {number + 1} pages and {len(seen)} images; see by hand what it sends")
 
 
 def iter_pages(
