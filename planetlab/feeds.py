@@ -129,7 +129,8 @@ def read_item(
     if not facts["id"]: return None, problems
     try: record = complete(Record(**{"mission": feed.mission, "source": feed.name} | facts))
     except BadInput as e: return None, [*problems, Problem("not an item", id=facts["id"], value=str(e))]
-    if record.instrument and not read_instrument(record.instrument)[2]: problems.append(Problem("unknown camera", "instrument", value=record.instrument))
+    if record.instrument and not read_instrument(record.instrument)[2]:
+        problems.append(Problem("unknown camera", "instrument", value=record.instrument))
     problems += [Problem("contradiction", f, value=f"{a}, by its name {b}") for f, (a, b) in disagreements(record).items()]
     return record, [p._replace(id=record.id) for p in problems]
 
@@ -141,9 +142,11 @@ def read_page(
 ) -> Page:
     "A page as records and problems, without any network; raises `BadInput` if it holds no list of items"
     items = body.get(feed.items) if isinstance(body, dict) else None
-    if not isinstance(items, list): raise BadInput(f"no list {feed.items!r} in a page of {feed.name}: {clean_text(str(body))[:200]!r}; is it an answer of that service?")
+    if not isinstance(items, list):
+        raise BadInput(f"no list {feed.items!r} in a page of {feed.name}: {clean_text(str(body))[:200]!r}; is it an answer of that service?")
     read = [read_item(feed, item, page) for item in items]
-    extra = [Problem("unknown field", f"(page) {clean_text(k)}", value=clean_text(str(v))[:80]) for k, v in body.items() if k not in (*feed.envelope, feed.items)]
+    extra = [Problem("unknown field", f"(page) {clean_text(k)}", value=clean_text(str(v))[:80]) for k, v in body.items()
+             if k not in (*feed.envelope, feed.items)]
     totals = [int(v) for k in feed.totals if re.fullmatch(r"\d{1,12}", str(v := body.get(k)))]
     more = body.get("more") if isinstance(body.get("more"), bool) else None
     return Page([r for r, _ in read if r], extra + [p for _, q in read for p in q], len(items), min(totals, default=None), more)
@@ -160,7 +163,8 @@ class Patience:
 _MOST = 2**26 # Bytes of a page that is believed
 
 
-def _ask(client: httpx.Client, url: str, query: dict, read: Callable) -> tuple[object, str, float]: # Page or None; address or what was wrong; s to wait
+def _ask(client: httpx.Client, url: str, query: dict, read: Callable) -> tuple[object, str, float]:
+    "Page or None; its address, or what was wrong; seconds to wait"
     try:
         with client.stream("GET", url, params=query) as r:
             if r.status_code in (408, 425, 429) or r.status_code >= 500: return None, f"{r.status_code} {r.reason_phrase}", retry_after(r)
@@ -170,7 +174,8 @@ def _ask(client: httpx.Client, url: str, query: dict, read: Callable) -> tuple[o
                 body += chunk
                 if len(body) > _MOST: return None, f"more than {_MOST} bytes", math.inf
             try: return read(body), str(r.url), 0
-            except (ValueError, RecursionError): return None, f"200, but not what it should be: {clean_text(body[:60].decode(errors='replace'))!r}", 0
+            except (ValueError, RecursionError):
+                return None, f"200, but not what it should be: {clean_text(body[:60].decode(errors='replace'))!r}", 0
     except httpx.HTTPError as e: return None, f"{type(e).__name__}: {e}", 0
 
 # %% ../nbs/14d_feeds.ipynb #6ce931a2
@@ -189,7 +194,8 @@ def fetch_page(
         answers.append((url, said))
         if wait > PATIENCE_S: break
         if i + 1 < patience.tries: patience.pause(max(wait, patience.wait_s * 2**i))
-    failed = FetchFailed(f"cannot list {url} {query}:\n  " + "\n  ".join(a for _, a in answers) + "\nNothing was lost; ask again later, or see whether the service has moved")
+    said = "\n  ".join(a for _, a in answers)
+    failed = FetchFailed(f"cannot list {url} {query}:\n  {said}\nNothing was lost; ask again later, or see whether the service has moved")
     failed.answers = tuple(answers)
     raise failed
 
@@ -248,4 +254,5 @@ def latest_sol(
     url, query, read = feed.newest
     body, at = fetch_page(client, url, query, patience)
     try: return as_int("sol")(read(body), at)["sol"]
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as e: raise FetchFailed(f"{at} does not tell the newest sol: {clean_text(str(body))[:200]!r}") from e
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as e:
+        raise FetchFailed(f"{at} does not tell the newest sol: {clean_text(str(body))[:200]!r}") from e

@@ -52,9 +52,10 @@ def format_name(
 ) -> str: # Without ending
     "Put a name together; raises `BadInput` for what its convention does not allow"
     if name.kind not in LAYOUTS: raise BadInput(f"no convention {name.kind!r}; there are {', '.join(LAYOUTS)}")
-    wrong = {part: name.parts.get(part) for part, p in LAYOUTS[name.kind] if part and not re.fullmatch(p, name.parts.get(part, "?"), re.ASCII | re.I)}
-    if wrong: raise BadInput(f"{wrong} does not fit {name.kind}: {', '.join(f'{part} is {p}' for part, p in LAYOUTS[name.kind] if part in wrong)}")
-    return "".join(name.parts[part] if part else p for part, p in LAYOUTS[name.kind])
+    layout = LAYOUTS[name.kind]
+    wrong = {part: name.parts.get(part) for part, p in layout if part and not re.fullmatch(p, name.parts.get(part, "?"), re.ASCII | re.I)}
+    if wrong: raise BadInput(f"{wrong} does not fit {name.kind}: {', '.join(f'{part} is {p}' for part, p in layout if part in wrong)}")
+    return "".join(name.parts[part] if part else p for part, p in layout)
 
 # %% ../nbs/14b_product_names.ipynb #13b52756
 def show_name(
@@ -118,12 +119,14 @@ def sol_of_clock(
 
 # %% ../nbs/14b_product_names.ipynb #f80c2ff9
 _SAMPLES = {"F": "full", "S": "subframe", "D": "downsampled", "T": "thumbnail", "M": "mixed"}
-_TYPES = {"D": "grey", "H": "grey", "L": "grey", "P": "grey", "S": "grey", "U": "grey"} | dict.fromkeys("ABCGJKO", "bayer") | dict.fromkeys("EFIMNQRT", "colour")
+_TYPES = dict.fromkeys("DHLPSU", "grey") | dict.fromkeys("ABCGJKO", "bayer") | dict.fromkeys("EFIMNQRT", "colour")
 
 
 def _colour(kind: str, p: dict[str, str]) -> str:
     "What the name says about colour"
-    if kind.startswith("msl-msss"): return _TYPES.get(p["type"], "") if p["processing"] in ("", "_DXXX", "_XXXX") or p["type"] not in "ABCGJKO" else ""
+    if kind.startswith("msl-msss"):
+        said = _TYPES.get(p["type"], "") # a calibrated product may have been demosaicked
+        return "" if said == "bayer" and p["processing"] not in ("", "_DXXX", "_XXXX") else said
     if kind != "m2020": return "grey"
     if p["filter"] in "ERGBM": return "bayer" if p["filter"] == "E" else "grey"
     if p["filter"] == "F" or p["product"] == "EBY": return "colour"
@@ -137,7 +140,7 @@ def facts_of(
     "What a name says, as fields of a record"
     kind, p = name.kind, {k: v.upper() for k, v in name.parts.items()}
     facts = {"mission": "curiosity", "sequence": p["sequence"], "colour": _colour(kind, p)}
-    facts |= {k: float(p[k]) for k in ("clock",) if k in p} | {k: int(p[k]) for k in ("sol",) if k in p} | {k: read_counter(p[k]) for k in ("site", "drive") if k in p}
+    facts |= {k: read(p[k]) for k, read in (("clock", float), ("sol", int), ("site", read_counter), ("drive", read_counter)) if k in p}
     if kind == "m2020":
         camera, side = _M2020.get(p["instrument"], ("", ""))
         eye = p["instrument"][1] if camera == "mastcam-z" and p["filter"].isdecimal() else ""
@@ -171,5 +174,6 @@ def complete(
 ) -> Record: # The same, with what its name tells where it told nothing
     "Fill the gaps of a record from its name"
     named = facts_of(name) if (name := parse_name(record.id)) else {}
-    if record.sol is None and "sol" not in named and named.get("mission") == record.mission == "curiosity": named["sol"] = sol_of_clock(named["clock"])
+    if record.sol is None and "sol" not in named and named.get("mission") == record.mission == "curiosity":
+        named["sol"] = sol_of_clock(named["clock"])
     return replace(record, **{f: v for f, v in named.items() if getattr(record, f) in ("", None)})
