@@ -53,7 +53,8 @@ class Record:
     @property
     def file_name(self) -> str:
         "A name to save it under that is safe on every file system"
-        return safe_name(self.id) + next(iter(re.findall(r"\.[A-Za-z0-9]{1,5}$", urlsplit(self.urls[0]).path if self.urls else "")), "")
+        ending = re.search(r"\.[A-Za-z0-9]{1,5}$", urlsplit(self.urls[0]).path if self.urls else "")
+        return safe_name(self.id) + (ending[0] if ending else "")
 
 # %% ../nbs/14a_records.ipynb #8f718f91
 COLUMNS = tuple(f.name for f in fields(Record)) # In the order of a row
@@ -84,7 +85,8 @@ def check_record(
     for time in (r.utc, r.received):
         if time and not is_time(time): raise BadInput(f"{time!r} of {r.id!r} is not a time; write it like 2012-08-16T09:20:33.148080Z")
     for v in _numbers(r):
-        if v is not None and not (math.isfinite(v) and abs(v) < 2**53): raise BadInput(f"{r.id!r} has the number {v}; give None for what is not known")
+        if v is not None and not (math.isfinite(v) and abs(v) < 2**53):
+            raise BadInput(f"{r.id!r} has the number {v}; give None for what is not known")
 
 # %% ../nbs/14a_records.ipynb #89aa85c1
 def safe_name(

@@ -36,13 +36,15 @@ def as_mission(v: object, page: str) -> dict:
 def _none(*paths: str) -> dict: return dict.fromkeys(paths)
 
 
-_ITEM = {"imageid": as_text("id"), "mission": as_mission, "sol": as_int("sol"), "instrument": as_instrument, "https_url": as_url("urls"), "url": as_url("urls"),
-         "date_taken": as_utc("utc"), "date_received": as_utc("received"), "site": as_int("site"), "drive": as_int("drive"), "spacecraft_clock": as_float("clock"),
-         "subframe_rect": as_size, "image_credit": as_text("credit"), "extended.sample_type": as_text("sample", lower=True), "extended.lmst": as_hours("lmst_h"),
-         "extended.mast_az": as_float("azimuth_deg"), "extended.mast_el": as_float("elevation_deg"), "extended.filter_name": as_text("filter"),
-         "extended.url_list": as_url("urls")} | _none(
-         "id", "title", "description", "link", "is_thumbnail", "camera_vector", "camera_position", "camera_model_type", "camera_model_component_list", "xyz", "attitude",
-         "scale_factor", "created_at", "updated_at", "instrument_sort", "sample_type_sort", "extended.bucket", "extended.contributor")
+_ITEM = {"imageid": as_text("id"), "mission": as_mission, "sol": as_int("sol"), "instrument": as_instrument,
+         "https_url": as_url("urls"), "url": as_url("urls"), "date_taken": as_utc("utc"), "date_received": as_utc("received"),
+         "site": as_int("site"), "drive": as_int("drive"), "spacecraft_clock": as_float("clock"), "subframe_rect": as_size,
+         "image_credit": as_text("credit"), "extended.sample_type": as_text("sample", lower=True),
+         "extended.lmst": as_hours("lmst_h"), "extended.mast_az": as_float("azimuth_deg"),
+         "extended.mast_el": as_float("elevation_deg"), "extended.filter_name": as_text("filter"),
+         "extended.url_list": as_url("urls")} | _none("id", "title", "description", "link", "is_thumbnail", "camera_vector",
+         "camera_position", "camera_model_type", "camera_model_component_list", "xyz", "attitude", "scale_factor", "created_at",
+         "updated_at", "instrument_sort", "sample_type_sort", "extended.bucket", "extended.contributor")
 
 
 def curiosity(
@@ -58,13 +60,16 @@ def curiosity(
                 (*request(None, 0, 1), lambda body: body["items"][0]["sol"]))
 
 # %% ../nbs/14e_sources.ipynb #bf514869
-_IMAGE = {"imageid": as_text("id"), "sol": as_int("sol"), "camera.instrument": as_instrument, "camera.filter_name": as_text("filter"), "sample_type": as_text("sample", lower=True),
-          "date_taken_utc": as_utc("utc"), "date_taken_mars": as_hours("lmst_h"), "date_received": as_utc("received"), "site": as_int("site"), "drive": as_int("drive"),
-          "credit": as_text("credit"), "image_files.full_res": as_url("urls"), "image_files.small": as_url("previews"), "image_files.medium": as_url("previews"),
-          "image_files.large": as_url("previews"), "extended.mastAz": as_float("azimuth_deg"), "extended.mastEl": as_float("elevation_deg"), "extended.sclk": as_float("clock"),
-          "extended.dimension": as_size} | _none(
-          "title", "caption", "link", "json_link", "attitude", "camera.camera_vector", "camera.camera_position", "camera.camera_model_type", "camera.camera_model_component_list",
-          "extended.scaleFactor", "extended.xyz", "extended.subframeRect")
+_IMAGE = {"imageid": as_text("id"), "sol": as_int("sol"), "camera.instrument": as_instrument,
+          "camera.filter_name": as_text("filter"), "sample_type": as_text("sample", lower=True),
+          "date_taken_utc": as_utc("utc"), "date_taken_mars": as_hours("lmst_h"), "date_received": as_utc("received"),
+          "site": as_int("site"), "drive": as_int("drive"), "credit": as_text("credit"), "image_files.full_res": as_url("urls"),
+          "image_files.small": as_url("previews"), "image_files.medium": as_url("previews"),
+          "image_files.large": as_url("previews"), "extended.mastAz": as_float("azimuth_deg"),
+          "extended.mastEl": as_float("elevation_deg"), "extended.sclk": as_float("clock"),
+          "extended.dimension": as_size} | _none("title", "caption", "link", "json_link", "attitude", "camera.camera_vector",
+          "camera.camera_position", "camera.camera_model_type", "camera.camera_model_component_list", "extended.scaleFactor",
+          "extended.xyz", "extended.subframeRect")
 
 
 def perseverance(
@@ -80,10 +85,12 @@ def perseverance(
                 ("total", "total_results"), 100, (f"{base}/rss/api/", query | {"latest": "true"}, lambda body: body["latest_sol"]))
 
 # %% ../nbs/14e_sources.ipynb #9d0f2c42
-_OLD = {"itemName": as_text("id"), "sol": as_int("sol"), "instrument": as_instrument, "urlList": as_url("urls"), "sampleType": as_text("sample", lower=True), "filterName": as_text("filter"),
-        "utc": as_utc("utc"), "dateAdded": as_utc("received"), "lmst": as_hours("lmst_h"), "sclk": as_float("clock"), "site": as_int("site"), "drive": as_int("drive"),
-        "mastAz": as_float("azimuth_deg"), "mastEl": as_float("elevation_deg"), "subframeRect": as_size} | _none(
-        "attitude", "bucket", "cameraModelComponentList", "cameraModelType", "cameraPosition", "cameraVector", "contributor", "pdsLabelUrl", "scaleFactor", "xyz")
+_OLD = {"itemName": as_text("id"), "sol": as_int("sol"), "instrument": as_instrument, "urlList": as_url("urls"),
+        "sampleType": as_text("sample", lower=True), "filterName": as_text("filter"), "utc": as_utc("utc"),
+        "dateAdded": as_utc("received"), "lmst": as_hours("lmst_h"), "sclk": as_float("clock"), "site": as_int("site"),
+        "drive": as_int("drive"), "mastAz": as_float("azimuth_deg"), "mastEl": as_float("elevation_deg"),
+        "subframeRect": as_size} | _none("attitude", "bucket", "cameraModelComponentList", "cameraModelType", "cameraPosition",
+        "cameraVector", "contributor", "pdsLabelUrl", "scaleFactor", "xyz")
 
 
 def manifest_2015(
@@ -104,7 +111,8 @@ def _img_src(v: object, page: str) -> dict:
     return {"id": small[1], "previews": urls} if small else {"id": stem, "urls": urls}
 
 
-def _retired(sol: int | None, page: int): raise BadInput("api.nasa.gov/mars-photos was switched off in October 2025; give saved answers to `read_page`")
+def _retired(sol: int | None, page: int):
+    raise BadInput("api.nasa.gov/mars-photos was switched off in October 2025; give saved answers to `read_page`")
 
 
 MARS_PHOTOS = Feed("mars-photos", "curiosity", {"img_src": _img_src, "sol": as_int("sol"), "camera.name": as_instrument, "rover.name": as_mission} | _none(
@@ -160,7 +168,7 @@ def read_links(
         try: path = unquote(urlsplit(url := urljoin(at, link.strip())).path)
         except ValueError: path, url = "", ""
         name = path.split("/")[-1]
-        if url in seen or not name.upper().endswith(tuple(e.upper() for e in volume.endings)): continue # folders, labels, ways to sort
+        if url in seen or not name.upper().endswith(tuple(e.upper() for e in volume.endings)): continue # folders, labels
         seen.add(url)
         if not url.startswith(at.rsplit("/", 1)[0] + "/") or "/" in unquote(url[len(at.rsplit("/", 1)[0]) + 1:]):
             problems.append(Problem("bad value", "href", value=clean_text(link)[:80]))
@@ -170,7 +178,8 @@ def read_links(
         if not named: problems.append(Problem("contradiction", "id", stem, "follows no convention of names"))
         said = complete(Record(volume.mission, stem, sol, urls=as_url("urls")(url, at)["urls"], source=volume.name))
         records.append(said)
-        if named.get("sol", sol) != sol: problems.append(Problem("contradiction", "sol", stem, f"{sol}, by its name {named['sol']}"))
+        if named.get("sol", sol) != sol:
+            problems.append(Problem("contradiction", "sol", stem, f"{sol}, by its name {named['sol']}"))
     return Page(records, problems, len(records))
 
 # %% ../nbs/14e_sources.ipynb #264c2646
@@ -204,6 +213,7 @@ class Folder:
         if path.suffix.lower() != ".img":
             try:
                 with Image.open(path) as img: size = dict(zip(("width", "height"), img.size))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e: problems.append(Problem("bad value", "size", id, clean_text(str(e))[:80]))
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+                problems.append(Problem("bad value", "size", id, clean_text(str(e))[:80]))
         mission = facts_of(name)["mission"] if (name := parse_name(path.name)) else self.mission
         return complete(Record(mission, id, urls=(path.as_uri(),), source=self.name, **size)), problems
