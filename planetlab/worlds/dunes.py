@@ -91,14 +91,14 @@ def dune_relief(
 ) -> np.ndarray: # (10, size, size) float32 in 0 to 1, the relief of every class all over
     "How high the ground would stand if one class covered it all"
     y, x, a = *np.mgrid[:size, :size].astype("float32"), np.radians(wind_deg)
-    bend_u, bend_v = (5 * fractal((size, size), 5, 90, rng=rng) for _ in range(2))
+    bend_u, bend_v = (4 * fractal((size, size), 6, 160, rng=rng) for _ in range(2))
     u, v = x * np.sin(a) - y * np.cos(a) + bend_u, x * np.cos(a) + y * np.sin(a) + bend_v # downwind and to its right, px
     z = dict.fromkeys(CLASSES, np.zeros((size, size)))
     z["sand sheet"] = 0.15 + 0.04 * fractal((size, size), 3, 20, rng=rng)
     p, q = _cells(u, v, 16, 18)
     z["dome dune"] = 1 - 1.6 * (p**2 + q**2)
-    p, q = _cells(u, v, 20, 18)
-    z["barchan"] = 1.6 * ((1 - 1.3 * np.hypot(p, q)).clip(0) - 1.3 * (0.75 - np.hypot(p - 0.45, q)).clip(0))
+    p, q = _cells(u, v, 22, 20)
+    z["barchan"] = 1.6 * ((1 - 1.15 * np.hypot(p, q)).clip(0) - 1.5 * (0.8 - np.hypot(p - 0.55, q)).clip(0))
     z["barchanoid ridge"] = _saw(u / 16 + 0.35 * _wave(v / 22)) * (0.7 + 0.3 * _wave(v / 22))
     z["transverse ridge"] = 0.25 + 0.75 * _saw(u / 18 + 0.06 * _wave(v / 60))
     z["linear dune"] = _tent(v / 22 + 0.05 * _wave(u / 70)) ** 1.5
