@@ -125,7 +125,24 @@ class Chips:
         "The same chips, each with its split; no group and no ground may lie in two"
         return replace(self, table=check_split(self.table.assign(split=list(split))))
 
+# %% ../nbs/18c_chip_folders.ipynb #76043b4c
+def _row(area: Area, k: int, w: Window) -> dict:
+    "What a table says of a chip"
+    chip = read_chip(area, w)
+    outline = footprint(chip.grid, area.scenes[0].body) if area.scenes[0].body and chip.grid.crs else None
+    return {"id": f"{area.region.replace(' ', '_')}_{w.row_off}_{w.col_off}", "region": area.region, "group": area.region, "split": "", "valid": chip.valid.mean(),
+            "labelled": (chip.labels != IGNORE).mean(), "crs": chip.grid.crs.to_wkt() if chip.grid.crs else "", "transform": " ".join(map(repr, tuple(chip.grid.transform)[:6])),
+            "footprint": outline, "body": "Earth", "area": k, "row_off": w.row_off, "col_off": w.col_off, "size": w.width}
 
+
+def _lack(row: dict, max_nodata: float, min_labelled: float) -> str:
+    if 1 - row["valid"] > max_nodata: return f"{1 - row['valid']:.1%} without data"
+    return f"{row['labelled']:.1%} labelled" if row["labelled"] < min_labelled else ""
+
+
+def _planned(areas: tuple[Area, ...], row) -> Chip: return read_chip(areas[row.area], Window(row.col_off, row.row_off, row.size, row.size))
+
+# %% ../nbs/18c_chip_folders.ipynb #e8d1bda7
 def plan_chips(
     areas: Sequence[Area],       # Each with a region of its own
     size: int = 512,             # Side of a chip, px
@@ -148,23 +165,6 @@ def plan_chips(
         rows += [r for r, why in zip(found, lacks) if not why]
     files = [str(s.path) for a in areas for s in (*a.scenes, a.labels) if s is not None]
     return Chips(pd.DataFrame(rows), partial(_planned, tuple(areas)), areas[0].classes, tuple(left_out), tuple(files))
-
-# %% ../nbs/18c_chip_folders.ipynb #76043b4c
-def _row(area: Area, k: int, w: Window) -> dict:
-    "What a table says of a chip"
-    chip = read_chip(area, w)
-    outline = footprint(chip.grid, area.scenes[0].body) if area.scenes[0].body and chip.grid.crs else None
-    return {"id": f"{area.region.replace(' ', '_')}_{w.row_off}_{w.col_off}", "region": area.region, "group": area.region, "split": "", "valid": chip.valid.mean(),
-            "labelled": (chip.labels != IGNORE).mean(), "crs": chip.grid.crs.to_wkt() if chip.grid.crs else "", "transform": " ".join(map(repr, tuple(chip.grid.transform)[:6])),
-            "footprint": outline, "body": "Earth", "area": k, "row_off": w.row_off, "col_off": w.col_off, "size": w.width}
-
-
-def _lack(row: dict, max_nodata: float, min_labelled: float) -> str:
-    if 1 - row["valid"] > max_nodata: return f"{1 - row['valid']:.1%} without data"
-    return f"{row['labelled']:.1%} labelled" if row["labelled"] < min_labelled else ""
-
-
-def _planned(areas: tuple[Area, ...], row) -> Chip: return read_chip(areas[row.area], Window(row.col_off, row.row_off, row.size, row.size))
 
 # %% ../nbs/18c_chip_folders.ipynb #3dec0ef5
 _INDEX = ("region", "group", "split", "valid", "labelled", "crs", "transform") # Columns of chips.csv beside id
