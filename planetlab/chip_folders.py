@@ -24,7 +24,7 @@ from .bodies import body
 from .catalog import check_split
 from .core import BadInput, Corrupt, atomic, digest, file_stamp, read_json, write_json
 from .dune_classes import CLASSES
-from .embeddings import BANDS, mosaic_grid, open_embeddings, pixel_shift, read_embeddings, unit_vectors
+from .embeddings import BANDS, CREDIT, mosaic_grid, open_embeddings, pixel_shift, read_embeddings, unit_vectors
 from .grid import Grid, footprint
 from .scene import Scene, open_scene, read_tile
 from .windows import tile_windows
@@ -173,7 +173,7 @@ _INDEX = ("region", "group", "split", "valid", "labelled", "crs", "transform") #
 def write_chips(
     folder: str | Path, # Made if missing; holds chips of one plan
     chips: Chips,       # With a split for every chip
-    credit: str = "",   # To be printed beside results
+    credit: str = CREDIT, # To be printed beside results
 ) -> Iterator[str]: # Id of every chip, once it is safe
     "Write chips in the seed's layout; nothing happens until you loop over it, and chips that are there are not made again"
     folder, t = Path(folder), check_split(chips.table)

@@ -29,8 +29,14 @@ from .windows import inside
 # %% ../nbs/17d_embeddings.ipynb #ec5569aa
 BANDS = 64 # A00 to A63
 CREDIT = "The AlphaEarth Foundations Satellite Embedding dataset is produced by Google and Google DeepMind." # Asked for by its licence, CC BY 4.0
-_VALUES = np.sign(np.arange(-128, 128)) * (np.abs(np.arange(-128, 128)) / 127.5) ** 2
-_VALUES = np.where(np.arange(-128, 128) == -128, np.nan, _VALUES).astype("float32")
+
+
+_FULL = np.float32(127.5**2)
+
+
+def _squares(stored: np.ndarray) -> np.ndarray: # int8 to float32, `_FULL` times the values, exactly
+    q = stored.astype("float32")
+    return q * np.abs(q)
 
 
 def dequantise(
@@ -38,14 +44,14 @@ def dequantise(
 ) -> np.ndarray: # Same shape, float32 in -1 to 1; NaN for -128
     "What bytes of the public coding stand for"
     if stored.dtype != np.int8: raise BadInput(f"got {stored.dtype}; the public coding is int8, with -128 for no data: read the file without scaling it")
-    return _VALUES[stored.astype("int16") + 128]
+    return np.where(stored == -128, np.float32(np.nan), _squares(stored) / _FULL)
 
 # %% ../nbs/17d_embeddings.ipynb #36ede6d7
 TOLERANCE = 0.03 # Most that the length of a stored vector may differ from 1
 
 
-def _lengths_ok(length: np.ndarray, n: int, what: str) -> None:
-    "Raise `BadInput` if vectors of such lengths, `n` of them in all, are no embeddings"
+def _check_lengths(length: np.ndarray, what: str) -> None:
+    "Raise `BadInput` if vectors of such lengths are no embeddings"
     off = ~(np.abs(length - 1) <= TOLERANCE)
     if not off.any(): return
     zeros, middle = (length == 0).sum(), float(np.nanmedian(length[off])) if np.isfinite(length[off]).any() else np.nan
@@ -53,7 +59,7 @@ def _lengths_ok(length: np.ndarray, n: int, what: str) -> None:
             "they are not finite: mark such pixels not valid" if np.isnan(middle) else
             "whole numbers of the int8 coding saved in another type: save them as int8" if middle > 100 else
             "these are no unit vectors: read the file as it was delivered, without stretch or normalisation by band")
-    raise BadInput(f"{what}: {off.sum()} of {n} vectors have another length than 1 (median {middle:.3g}); {hint}")
+    raise BadInput(f"{what}: {off.sum()} of {length.size} vectors have another length than 1 (median {middle:.3g}); {hint}")
 
 
 def unit_vectors(
@@ -62,11 +68,12 @@ def unit_vectors(
 ) -> np.ndarray: # (64, H, W) float32 of length 1; 0 where not `valid`
     "Embeddings as a model wants them; raises `BadInput` if the vectors are none"
     if len(pixels) != BANDS: raise BadInput(f"{len(pixels)} bands; an embedding has {BANDS}, A00 to A63")
-    if pixels.dtype.kind != "f": pixels = dequantise(pixels)
-    out = np.where(valid, pixels, 0).astype("float32", copy=False)
+    if pixels.dtype.kind != "f" and pixels.dtype != np.int8: raise BadInput(f"got {pixels.dtype}; embeddings are floats, or int8 in the public coding")
+    if pixels.dtype == np.int8: out, unit = _squares(pixels), _FULL
+    else: out, unit = (pixels if valid.all() else np.where(valid, pixels, 0)).astype("float32", copy=False), np.float32(1)
     length = np.sqrt(np.einsum("chw,chw->hw", out, out))
-    _lengths_ok(length[valid], int(valid.sum()), "embeddings")
-    return out / np.where(valid, length, 1)
+    _check_lengths(length[valid] / unit, "embeddings")
+    return out * np.divide(1, length, out=np.zeros_like(length), where=valid)
 
 # %% ../nbs/17d_embeddings.ipynb #e9a6ff0e
 def open_embeddings(
