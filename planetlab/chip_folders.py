@@ -210,6 +210,16 @@ def _stored(classes: tuple[str, ...], row) -> Chip:
     grid = Grid(*ids.shape, at, CRS.from_wkt(row.crs) if row.crs else None)
     return Chip(vectors, valid, _check_ids(ids, valid, len(classes), row.annotation), grid, row.region)
 
+# %% ../nbs/18c_chip_folders.ipynb #580c8979
+def _placed(t: pd.DataFrame, path: Path) -> pd.DataFrame:
+    "Chips with what the index says of them"
+    if not path.is_file(): return t.assign(region="", group=t.id, valid=np.nan, labelled=np.nan, crs="", transform="")
+    try: known = pd.read_csv(path, keep_default_na=False, dtype={"id": str, "region": str, "group": str}).set_index("id")
+    except (OSError, ValueError) as e: raise Corrupt(f"cannot read {path}: {e}; write the chips again") from e
+    lost = t.id[~t.id.isin(known.index)]
+    if len(lost): raise BadInput(f"{len(lost)} chips are not in {path}, e.g. {lost.iloc[0]!r}; write the chips to their end, or delete the index")
+    return t.join(known.drop(columns="split"), on="id")
+
 
 def open_chips(
     folder: str | Path,              # With img_dir and ann_dir, each with a folder per split
@@ -230,13 +240,3 @@ def open_chips(
     about = read_json(folder / "about.json") if (folder / "about.json").is_file() else {}
     names = tuple(classes or about.get("classes", CLASSES))
     return Chips(_placed(t, folder / "chips.csv"), partial(_stored, names), names, sources=tuple(t.image) + tuple(t.annotation))
-
-
-def _placed(t: pd.DataFrame, path: Path) -> pd.DataFrame:
-    "Chips with what the index says of them"
-    if not path.is_file(): return t.assign(region="", group=t.id, valid=np.nan, labelled=np.nan, crs="", transform="")
-    try: known = pd.read_csv(path, keep_default_na=False, dtype={"id": str, "region": str, "group": str}).set_index("id")
-    except (OSError, ValueError) as e: raise Corrupt(f"cannot read {path}: {e}; write the chips again") from e
-    lost = t.id[~t.id.isin(known.index)]
-    if len(lost): raise BadInput(f"{len(lost)} chips are not in {path}, e.g. {lost.iloc[0]!r}; write the chips to their end, or delete the index")
-    return t.join(known.drop(columns="split"), on="id")
