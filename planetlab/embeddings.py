@@ -159,14 +159,18 @@ def read_embeddings(
     grid: Grid,              # The ground wanted, e.g. a window of `mosaic_grid`
 ) -> Tile: # (64, H, W) float32 unit vectors, 0 where not `valid`
     "Embeddings of any ground, from any number of files; holds no more than that ground"
-    out, valid = np.zeros((BANDS, *grid.shape), "float32"), np.zeros(grid.shape, bool)
+    if not scenes: raise BadInput("no scenes to read; give one or more from `open_embeddings`")
+    out = valid = None
     for scene in scenes:
         at = pixel_shift(scene.grid, grid)
         try: got = _resampled(scene, grid) if at is None else _copied(scene, grid, at)
         except BadInput as e: raise BadInput(f"{scene.path}: {e}") from e
         if got is None: continue
-        np.copyto(out, got[0], where=got[1] & ~valid)
-        valid |= got[1]
+        if out is None: out, valid = map(np.ascontiguousarray, got)
+        else:
+            np.copyto(out, got[0], where=got[1] & ~valid)
+            valid |= got[1]
+    if out is None: out, valid = np.zeros((BANDS, *grid.shape), "float32"), np.zeros(grid.shape, bool)
     return Tile(out, valid, grid, scenes[0].body)
 
 # %% ../nbs/17d_embeddings.ipynb #a50ffaf0

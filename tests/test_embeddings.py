@@ -176,6 +176,15 @@ def test_zones_meet_without_a_seam(tmp_path):
     assert (tile.pixels * want).sum(0)[tile.valid].min() > 0.998
 
 
+def test_ground_that_no_file_shows_is_not_valid(tmp_path):
+    scene = open_embeddings(write(tmp_path / "a.tif", vectors(8, 8)))
+    for far in (scene.grid.window(Window(500, 500, 6, 4)), Grid(4, 6, HOME, CRS.from_epsg(32735))):
+        tile = read_embeddings([scene], far)
+        assert tile.pixels.shape == (64, 4, 6) and not tile.valid.any() and not tile.pixels.any()
+    with pytest.raises(BadInput, match="no scenes"): read_embeddings([], scene.grid)
+    with pytest.raises(BadInput, match="no scenes"): mosaic_grid([])
+
+
 def test_coarser_pixels_are_means_of_unit_length(tmp_path):
     x = vectors(60, 60)
     scene = open_embeddings(write(tmp_path / "a.tif", coded(x)))
