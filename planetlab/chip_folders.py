@@ -57,10 +57,13 @@ def open_area(
     grid = mosaic_grid(scenes) if grid is None else grid
     if labels is None: return Area(region, scenes, None, grid, tuple(classes))
     truth = open_scene(labels, body=scenes[0].body)
-    if truth.bands != 1 or np.dtype(truth.dtype).kind not in "iu": raise BadInput(f"{labels} has {truth.bands} bands of {truth.dtype}; labels are one band of whole numbers")
+    if truth.bands != 1 or np.dtype(truth.dtype).kind not in "iu":
+        raise BadInput(f"{labels} has {truth.bands} bands of {truth.dtype}; labels are one band of whole numbers")
     if pixel_shift(truth.grid, grid) is None:
-        raise BadInput(f"{labels} does not lie on the pixels of the embeddings of {region!r}: CRS {_short(truth.grid)} against {_short(grid)}, "
-                       f"corner {truth.grid.bounds[0]:.2f}, {truth.grid.bounds[3]:.2f} against {grid.bounds[0]:.2f}, {grid.bounds[3]:.2f}; pass grid= with the grid of the labels to resample the embeddings")
+        raise BadInput(f"{labels} does not lie on the pixels of the embeddings of {region!r}: "
+                       f"CRS {_short(truth.grid)} against {_short(grid)}, "
+                       f"corner {truth.grid.bounds[0]:.2f}, {truth.grid.bounds[3]:.2f} against {grid.bounds[0]:.2f}, {grid.bounds[3]:.2f}; "
+                       "pass grid= with the grid of the labels to resample the embeddings")
     return Area(region, scenes, truth, grid, tuple(classes))
 
 
@@ -80,7 +83,9 @@ def _check_ids(ids: np.ndarray, seen: np.ndarray, n: int, path: str | Path) -> n
     "Labels, `IGNORE` where not `seen`; raises `BadInput` for an id that is no class"
     seen = seen & (ids != IGNORE)
     odd = seen & ((ids < 0) | (ids >= n))
-    if odd.any(): raise BadInput(f"{path} has labels {np.unique(ids[odd])[:6].tolist()} in {odd.sum()} pixels; classes are 0 to {n - 1}, and {IGNORE} is unlabelled: correct them, or name more classes")
+    if odd.any():
+        raise BadInput(f"{path} has labels {np.unique(ids[odd])[:6].tolist()} in {odd.sum()} pixels; "
+                       f"classes are 0 to {n - 1}, and {IGNORE} is unlabelled: correct them, or name more classes")
     return np.where(seen, ids, IGNORE).astype("uint8")
 
 
@@ -103,7 +108,7 @@ def read_chip(
 @dataclass(frozen=True)
 class Chips:
     "Chips that are read when asked for"
-    table: pd.DataFrame             # Row per chip: id, region, group, split, valid and labelled (shares), crs, transform and where to read it
+    table: pd.DataFrame             # id, region, group, split, valid and labelled (shares), crs, transform, where to read it
     read: Callable[[tuple], Chip]   # A row, as a named tuple, to its chip
     classes: tuple[str, ...]        # Names of labels 0, 1, …
     left_out: tuple[tuple[str, str], ...] = () # Id and reason
@@ -118,7 +123,8 @@ class Chips:
     def of(self, split: str):
         "The chips of one split"
         some = self.table[self.table.split == split]
-        if some.empty: raise BadInput(f"no chip in split {split!r}; there are {', '.join(sorted(set(self.table.split))) or 'none'}")
+        if some.empty:
+            raise BadInput(f"no chip in split {split!r}; there are {', '.join(sorted(set(self.table.split))) or 'none'}")
         return replace(self, table=some.reset_index(drop=True))
 
     def with_split(self, split: Sequence[str]):
@@ -130,8 +136,10 @@ def _row(area: Area, k: int, w: Window) -> dict:
     "What a table says of a chip"
     chip = read_chip(area, w)
     outline = footprint(chip.grid, area.scenes[0].body) if area.scenes[0].body and chip.grid.crs else None
-    return {"id": f"{area.region.replace(' ', '_')}_{w.row_off}_{w.col_off}", "region": area.region, "group": area.region, "split": "", "valid": chip.valid.mean(),
-            "labelled": (chip.labels != IGNORE).mean(), "crs": chip.grid.crs.to_wkt() if chip.grid.crs else "", "transform": " ".join(map(repr, tuple(chip.grid.transform)[:6])),
+    return {"id": f"{area.region.replace(' ', '_')}_{w.row_off}_{w.col_off}", "region": area.region,
+            "group": area.region, "split": "", "valid": chip.valid.mean(), "labelled": (chip.labels != IGNORE).mean(),
+            "crs": chip.grid.crs.to_wkt() if chip.grid.crs else "",
+            "transform": " ".join(map(repr, tuple(chip.grid.transform)[:6])),
             "footprint": outline, "body": "Earth", "area": k, "row_off": w.row_off, "col_off": w.col_off, "size": w.width}
 
 
@@ -140,7 +148,8 @@ def _lack(row: dict, max_nodata: float, min_labelled: float) -> str:
     return f"{row['labelled']:.1%} labelled" if row["labelled"] < min_labelled else ""
 
 
-def _planned(areas: tuple[Area, ...], row) -> Chip: return read_chip(areas[row.area], Window(row.col_off, row.row_off, row.size, row.size))
+def _planned(areas: tuple[Area, ...], row) -> Chip:
+    return read_chip(areas[row.area], Window(row.col_off, row.row_off, row.size, row.size))
 
 # %% ../nbs/18c_chip_folders.ipynb #e8d1bda7
 def plan_chips(
@@ -153,14 +162,19 @@ def plan_chips(
 ) -> Chips:
     "Lay chips over areas; reads every chip once, one at a time"
     names = [a.region for a in areas]
-    if len(set(names)) < len(names) or not names: raise BadInput(f"regions {names}; give one area or more, each with its own name")
+    if len(set(names)) < len(names) or not names:
+        raise BadInput(f"regions {names}; give one area or more, each with its own name")
     if len({a.classes for a in areas}) > 1: raise BadInput("areas name different classes; open all with the same classes=")
     rows, left_out = [], []
     for k, area in enumerate(areas):
-        if min(area.grid.shape) < size: raise BadInput(f"{area.region!r} is {area.grid.height} x {area.grid.width} px, smaller than a chip of {size} px; use a smaller size")
+        if min(area.grid.shape) < size:
+            raise BadInput(f"{area.region!r} is {area.grid.height} x {area.grid.width} px, smaller than a chip of {size} px; "
+                           "use a smaller size")
         found = [_row(area, k, w) for w in tile_windows(*area.grid.shape, size=size, stride=stride)]
         lacks = [_lack(r, max_nodata, min_labelled) for r in found]
-        if all(lacks): raise BadInput(f"no chip of {area.region!r} is left: {len(lacks)} of {len(lacks)} are left out, the first with {lacks[0]}; leave the region out, or allow more")
+        if all(lacks):
+            raise BadInput(f"no chip of {area.region!r} is left: {len(lacks)} of {len(lacks)} are left out, "
+                           f"the first with {lacks[0]}; leave the region out, or allow more")
         left_out += [(r["id"], why) for r, why in zip(found, lacks) if why]
         rows += [r for r, why in zip(found, lacks) if not why]
     files = [str(s.path) for a in areas for s in (*a.scenes, a.labels) if s is not None]
@@ -177,11 +191,15 @@ def write_chips(
 ) -> Iterator[str]: # Id of every chip, once it is safe
     "Write chips in the seed's layout; nothing happens until you loop over it, and chips that are there are not made again"
     folder, t = Path(folder), check_split(chips.table)
-    if (t.split == "").any(): raise BadInput(f"{(t.split == '').sum()} chips have no split, e.g. {t.id[t.split == ''].iloc[0]!r}; deal them out with `with_split`")
-    about = {"plan": digest([t.drop(columns="footprint", errors="ignore").to_dict("list"), [file_stamp(p) for p in chips.sources]], 64),
+    if (t.split == "").any():
+        raise BadInput(f"{(t.split == '').sum()} chips have no split, e.g. {t.id[t.split == ''].iloc[0]!r}; "
+                       "deal them out with `with_split`")
+    plan = t.drop(columns="footprint", errors="ignore").to_dict("list"), [file_stamp(p) for p in chips.sources]
+    about = {"plan": digest(plan, 64),
              "classes": list(chips.classes), "ignore": IGNORE, "bands": BANDS, "credit": credit}
     if (folder / "about.json").exists() and read_json(folder / "about.json") != about:
-        raise BadInput(f"{folder} holds chips of another plan, or of rasters that have changed; choose another folder, or delete this one")
+        raise BadInput(f"{folder} holds chips of another plan, or of rasters that have changed; choose another folder, "
+                       "or delete this one")
     write_json(folder / "about.json", about)
     for i, row in enumerate(t.itertuples(index=False)):
         npy, png = (folder / kind / row.split / f"{row.id}{end}" for kind, end in (("img_dir", ".npy"), ("ann_dir", ".png")))
@@ -198,11 +216,13 @@ def _stored(classes: tuple[str, ...], row) -> Chip:
     try:
         pixels = np.load(row.image, mmap_mode="r", allow_pickle=False)
         with Image.open(row.annotation) as img: ids = np.asarray(img)
-    except (OSError, ValueError, EOFError) as e: raise Corrupt(f"cannot read chip {row.id}: {e}; write it again, or leave it out") from e
+    except (OSError, ValueError, EOFError) as e:
+        raise Corrupt(f"cannot read chip {row.id}: {e}; write it again, or leave it out") from e
     if pixels.ndim != 3 or len(pixels) != BANDS or pixels.dtype.kind != "f":
         raise BadInput(f"{row.image} holds {pixels.dtype} {pixels.shape}; a chip is float32 ({BANDS}, H, W)")
     if ids.shape != pixels.shape[1:] or ids.dtype.kind not in "iu":
-        raise BadInput(f"{row.annotation} is {ids.dtype} {ids.shape}, its array {pixels.shape}; labels are one whole number for each pixel of the array")
+        raise BadInput(f"{row.annotation} is {ids.dtype} {ids.shape}, its array {pixels.shape}; "
+                       "labels are one whole number for each pixel of the array")
     valid = np.isfinite(pixels).all(0) & (pixels != 0).any(0)
     try: vectors = unit_vectors(pixels, valid)
     except BadInput as e: raise BadInput(f"{row.image}: {e}") from e
@@ -217,7 +237,9 @@ def _placed(t: pd.DataFrame, path: Path) -> pd.DataFrame:
     try: known = pd.read_csv(path, keep_default_na=False, dtype={"id": str, "region": str, "group": str}).set_index("id")
     except (OSError, ValueError) as e: raise Corrupt(f"cannot read {path}: {e}; write the chips again") from e
     lost = t.id[~t.id.isin(known.index)]
-    if len(lost): raise BadInput(f"{len(lost)} chips are not in {path}, e.g. {lost.iloc[0]!r}; write the chips to their end, or delete the index")
+    if len(lost):
+        raise BadInput(f"{len(lost)} chips are not in {path}, e.g. {lost.iloc[0]!r}; write the chips to their end, "
+                       "or delete the index")
     return t.join(known.drop(columns="split"), on="id")
 
 
@@ -229,14 +251,20 @@ def open_chips(
 ) -> Chips: # Read lazily, memory-mapped
     "The chips of a folder in the seed's layout, with places and regions where it knows them"
     folder, found = Path(folder), []
-    kinds = [{(p.parent.name, p.stem): p for p in sorted(folder.glob(f"{kind}/*/*{end}")) if not p.name.startswith(".")} for kind, end in (("img_dir", ".npy"), ("ann_dir", ".png"))]
+    kinds = [{(p.parent.name, p.stem): p for p in sorted(folder.glob(pattern)) if not p.name.startswith(".")}
+             for pattern in ("img_dir/*/*.npy", "ann_dir/*/*.png")]
     found += [(str(kinds[0][k].relative_to(folder)), "has no labels") for k in sorted(kinds[0].keys() - kinds[1].keys())]
     found += [(str(kinds[1][k].relative_to(folder)), "has no array") for k in sorted(kinds[1].keys() - kinds[0].keys())]
     keys = sorted(kinds[0].keys() & kinds[1].keys())
-    if not keys: raise BadInput(f"no chip in {folder}: wanted img_dir/SPLIT/NAME.npy and ann_dir/SPLIT/NAME.png, found {len(kinds[0])} arrays and {len(kinds[1])} labels")
-    if found and problems is None: warnings.warn(f"{len(found)} files in {folder.name} have no partner: {'; '.join(f'{f} {why}' for f, why in found[:4])}{'; …' * (len(found) > 4)}", stacklevel=2)
+    if not keys:
+        raise BadInput(f"no chip in {folder}: wanted img_dir/SPLIT/NAME.npy and ann_dir/SPLIT/NAME.png, "
+                       f"found {len(kinds[0])} arrays and {len(kinds[1])} labels")
+    if found and problems is None:
+        some = "; ".join(f"{f} {why}" for f, why in found[:4]) + "; …" * (len(found) > 4)
+        warnings.warn(f"{len(found)} files in {folder.name} have no partner: {some}", stacklevel=2)
     if problems is not None: problems += found
-    t = pd.DataFrame({"id": [k[1] for k in keys], "split": [k[0] for k in keys], "image": [str(kinds[0][k]) for k in keys], "annotation": [str(kinds[1][k]) for k in keys]})
+    rows = [(name, split, str(kinds[0][split, name]), str(kinds[1][split, name])) for split, name in keys]
+    t = pd.DataFrame(rows, columns=["id", "split", "image", "annotation"])
     about = read_json(folder / "about.json") if (folder / "about.json").is_file() else {}
     names = tuple(classes or about.get("classes", CLASSES))
     return Chips(_placed(t, folder / "chips.csv"), partial(_stored, names), names, sources=tuple(t.image) + tuple(t.annotation))

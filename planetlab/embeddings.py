@@ -28,7 +28,7 @@ from .windows import inside
 
 # %% ../nbs/17d_embeddings.ipynb #ec5569aa
 BANDS = 64 # A00 to A63
-CREDIT = "The AlphaEarth Foundations Satellite Embedding dataset is produced by Google and Google DeepMind." # Asked for by its licence, CC BY 4.0
+CREDIT = "The AlphaEarth Foundations Satellite Embedding dataset is produced by Google and Google DeepMind." # As CC BY 4.0 asks
 
 
 _FULL = np.float32(127.5**2)
@@ -43,7 +43,8 @@ def dequantise(
     stored: np.ndarray, # Any shape, int8
 ) -> np.ndarray: # Same shape, float32 in -1 to 1; NaN for -128
     "What bytes of the public coding stand for"
-    if stored.dtype != np.int8: raise BadInput(f"got {stored.dtype}; the public coding is int8, with -128 for no data: read the file without scaling it")
+    if stored.dtype != np.int8:
+        raise BadInput(f"got {stored.dtype}; the public coding is int8, with -128 for no data: read the file without scaling it")
     return np.where(stored == -128, np.float32(np.nan), _squares(stored) / _FULL)
 
 # %% ../nbs/17d_embeddings.ipynb #36ede6d7
@@ -55,7 +56,7 @@ def _check_lengths(length: np.ndarray, what: str) -> None:
     off = ~(np.abs(length - 1) <= TOLERANCE)
     if not off.any(): return
     zeros, middle = (length == 0).sum(), float(np.nanmedian(length[off])) if np.isfinite(length[off]).any() else np.nan
-    hint = ("they are 64 zeros, gaps that the file does not declare: find them with `mark_gaps`, or give nodata" if zeros == off.sum() else
+    hint = ("they are 64 zeros, gaps that the file does not declare: find them with `mark_gaps`" if zeros == off.sum() else
             "they are not finite: mark such pixels not valid" if np.isnan(middle) else
             "whole numbers of the int8 coding saved in another type: save them as int8" if middle > 100 else
             "these are no unit vectors: read the file as it was delivered, without stretch or normalisation by band")
@@ -68,7 +69,8 @@ def unit_vectors(
 ) -> np.ndarray: # (64, H, W) float32 of length 1; 0 where not `valid`
     "Embeddings as a model wants them; raises `BadInput` if the vectors are none"
     if len(pixels) != BANDS: raise BadInput(f"{len(pixels)} bands; an embedding has {BANDS}, A00 to A63")
-    if pixels.dtype.kind != "f" and pixels.dtype != np.int8: raise BadInput(f"got {pixels.dtype}; embeddings are floats, or int8 in the public coding")
+    if pixels.dtype.kind != "f" and pixels.dtype != np.int8:
+        raise BadInput(f"got {pixels.dtype}; embeddings are floats, or int8 in the public coding")
     if pixels.dtype == np.int8: out, unit = _squares(pixels), _FULL
     else: out, unit = (pixels if valid.all() else np.where(valid, pixels, 0)).astype("float32", copy=False), np.float32(1)
     length = np.sqrt(np.einsum("chw,chw->hw", out, out))
@@ -85,13 +87,16 @@ def open_embeddings(
     try: scene = open_scene(path, nodata, body=earth)
     except BadInput as e: raise BadInput(f"{e}; these embeddings exist for the Earth alone") from e
     if scene.bands != BANDS:
-        more = "; a label band may have been added: write it to a file of its own" if scene.bands > BANDS else ": export all of A00 to A63"
+        more = "; write an added label band to a file of its own" if scene.bands > BANDS else ": export all of A00 to A63"
         raise BadInput(f"{path} has {scene.bands} bands; embeddings have {BANDS}{more}")
     kind = np.dtype(scene.dtype)
-    if kind != np.int8 and kind.kind != "f": raise BadInput(f"{path} holds {scene.dtype}; embeddings are floats, or int8 in the public coding: save it as one of these")
+    if kind != np.int8 and kind.kind != "f":
+        raise BadInput(f"{path} holds {scene.dtype}; embeddings are floats, or int8 in the public coding: "
+                       "save it as one of these")
     with reading(path), rasterio.open(path) as src: names = list(src.descriptions)
     wanted = [f"A{i:02}" for i in range(BANDS)]
-    if all(names) and names != wanted and sorted(names) == wanted: raise BadInput(f"{path} has its bands in another order, {names[0]}, {names[1]}, …; write them as A00 to A63")
+    if all(names) and names != wanted and sorted(names) == wanted:
+        raise BadInput(f"{path} has its bands in another order, {names[0]}, {names[1]}, …; write them as A00 to A63")
     return replace(scene, nodata=-128.0) if kind == np.int8 else scene
 
 # %% ../nbs/17d_embeddings.ipynb #e529e909
@@ -110,16 +115,18 @@ def mosaic_grid(
     if not scenes: raise BadInput("no scenes to cover; give one or more")
     home = north_up(scenes[0].grid)
     if home.crs is None: raise BadInput(f"{scenes[0].path} has no CRS, so nothing can be laid beside it; georeference it")
-    bounds = np.array([s.grid.bounds if s.grid.crs == home.crs else transform_bounds(s.grid.crs, home.crs, *s.grid.bounds) for s in scenes])
-    corners = [~home.transform @ (x, y) for x, y in ((bounds[:, 0].min(), bounds[:, 3].max()), (bounds[:, 2].max(), bounds[:, 1].min()))]
-    (left, top), (right, bottom) = np.floor(np.add(corners[0], 1e-3)).astype(int), np.ceil(np.subtract(corners[1], 1e-3)).astype(int)
+    bounds = np.array([s.grid.bounds if s.grid.crs == home.crs else transform_bounds(s.grid.crs, home.crs, *s.grid.bounds)
+                       for s in scenes])
+    west, south, east, north = *bounds[:, :2].min(0), *bounds[:, 2:].max(0)
+    left, top = np.floor(np.add(~home.transform @ (west, north), 1e-3)).astype(int)
+    right, bottom = np.ceil(np.subtract(~home.transform @ (east, south), 1e-3)).astype(int)
     return home.window(Window(int(left), int(top), int(right - left), int(bottom - top)))
 
 
 def pixel_shift(
     first: Grid,  # Any
     second: Grid, # Any; south up or north up
-) -> tuple[int, int] | None: # Row and column of the first at the upper left corner of the second; None if their pixels do not coincide
+) -> tuple[int, int] | None: # Row and column of the first at the corner of the second; None if pixels do not coincide
     "How two grids lie on each other"
     a, b = first.transform, second.transform
     steps = np.array([b.a - a.a, abs(b.e) - abs(a.e)]) * max(second.shape) / a.a
@@ -144,7 +151,8 @@ def _resampled(scene: Scene, grid: Grid) -> tuple[np.ndarray, np.ndarray] | None
     bounds = np.array(transform_bounds(grid.crs, scene.grid.crs, *grid.bounds))
     if not np.isfinite(bounds).all(): return None
     cols, rows = ~scene.grid.transform @ (bounds[[0, 2]], bounds[[1, 3]])
-    (left, top), (right, bottom) = (np.floor([min(cols), min(rows)]).astype(int) - 2, np.ceil([max(cols), max(rows)]).astype(int) + 2)
+    left, top = np.floor([min(cols), min(rows)]).astype(int) - 2
+    right, bottom = np.ceil([max(cols), max(rows)]).astype(int) + 2
     part = inside(Window(int(left), int(top), int(right - left), int(bottom - top)), *scene.grid.shape)
     if not part.width * part.height: return None
     tile = read_tile(scene, part)
@@ -153,7 +161,7 @@ def _resampled(scene: Scene, grid: Grid) -> tuple[np.ndarray, np.ndarray] | None
     valid = moved.valid & (length > 0.1) # neighbours that point apart have no mean direction
     return np.where(valid, moved.pixels / np.where(valid, length, 1), 0), valid
 
-
+# %% ../nbs/17d_embeddings.ipynb #32a164fc
 def read_embeddings(
     scenes: Sequence[Scene], # From `open_embeddings`; where they overlap, the first that has data counts
     grid: Grid,              # The ground wanted, e.g. a window of `mosaic_grid`
@@ -174,14 +182,17 @@ def read_embeddings(
     return Tile(out, valid, grid, scenes[0].body)
 
 # %% ../nbs/17d_embeddings.ipynb #a50ffaf0
-INDEX = RemoteFile("aef_index.parquet", ("https://data.source.coop/tge-labs/aef/v1/annual/aef_index.parquet",), None, "https://source.coop/tge-labs/aef")
-HOSTS = {"s3://us-west-2.opendata.source.coop/": "https://data.source.coop/", "gs://": "https://storage.googleapis.com/"} # How paths of the index begin, and where they lie
+INDEX = RemoteFile("aef_index.parquet", ("https://data.source.coop/tge-labs/aef/v1/annual/aef_index.parquet",), None,
+                   "https://source.coop/tge-labs/aef")
+HOSTS = {"s3://us-west-2.opendata.source.coop/": "https://data.source.coop/", # How paths of the index begin, and where they lie
+         "gs://": "https://storage.googleapis.com/"}
 
 
 def _checked_bounds(bounds: tuple[float, float, float, float]) -> None:
     west, south, east, north = bounds
     if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
-        raise BadInput(f"bounds {tuple(bounds)}; give west, south, east, north in degrees; ask on either side of 180 degrees apart")
+        raise BadInput(f"bounds {tuple(bounds)}; give west, south, east, north in degrees; "
+                       "ask on either side of 180 degrees apart")
 
 
 def public_files(
@@ -195,11 +206,15 @@ def public_files(
     _checked_bounds(bounds)
     sides = ["wgs84_west", "wgs84_south", "wgs84_east", "wgs84_north"]
     try: t = pd.read_parquet(index, columns=["path", "year", *sides])
-    except (OSError, ValueError, KeyError) as e: raise Corrupt(f"{index} is no index of embeddings: {e}; get it again with `iter_download(INDEX, folder)`") from e
-    if year not in set(t.year.astype(int)): raise BadInput(f"no embeddings of {year} in {index}; it has {t.year.min()} to {t.year.max()}")
+    except (OSError, ValueError, KeyError) as e:
+        raise Corrupt(f"{index} is no index of embeddings: {e}; get it again with `iter_download(INDEX, folder)`") from e
+    if year not in set(t.year.astype(int)):
+        raise BadInput(f"no embeddings of {year} in {index}; it has {t.year.min()} to {t.year.max()}")
     w, s, e, n = (t[c] for c in sides)
     here = t.path[(t.year.astype(int) == year) & (w < bounds[2]) & (e > bounds[0]) & (s < bounds[3]) & (n > bounds[1])]
-    if here.empty: raise BadInput(f"no file of {year} shows {tuple(bounds)}; embeddings cover land and shallow water: check the order west, south, east, north")
+    if here.empty:
+        raise BadInput(f"no file of {year} shows {tuple(bounds)}; embeddings cover land and shallow water: "
+                       "check the order west, south, east, north")
     prefix = {p: next((k for k in hosts if p.startswith(k)), "") for p in here}
     return [hosts.get(k, "") + p.removeprefix(k) for p, k in prefix.items()]
 

@@ -203,9 +203,9 @@ def quantise(
 
 def _write(path: Path, array: np.ndarray, grid: Grid, nodata: float, names: list[str]) -> Path:
     "One GeoTIFF, whole or not at all"
-    with atomic(path) as p, rasterio.open(p, "w", driver="GTiff", height=grid.height, width=grid.width, count=len(array), dtype=array.dtype,
-                                          crs=grid.crs, transform=grid.transform, nodata=nodata, compress="deflate", tiled=True,
-                                          blockxsize=64, blockysize=64) as dst:
+    with atomic(path) as p, rasterio.open(p, "w", driver="GTiff", height=grid.height, width=grid.width, count=len(array),
+                                          dtype=array.dtype, crs=grid.crs, transform=grid.transform, nodata=nodata,
+                                          compress="deflate", tiled=True, blockxsize=64, blockysize=64) as dst:
         dst.write(array)
         dst.descriptions = names
     return path
@@ -227,7 +227,8 @@ def write_desert(
 ) -> DesertFiles: # `embedding`, one or more, and `labels`
     "Write embeddings and labels as GeoTIFFs in their UTM zone"
     folder, stem = Path(folder), desert.region.name.replace(" ", "_")
-    if not 1 <= parts <= desert.grid.width: raise BadInput(f"{parts} files for {desert.grid.width} columns; give 1 to {desert.grid.width}")
+    if not 1 <= parts <= desert.grid.width:
+        raise BadInput(f"{parts} files for {desert.grid.width} columns; give 1 to {desert.grid.width}")
     data, paths = quantise(desert.embedding) if int8 else desert.embedding, []
     for i, cols in enumerate(np.array_split(np.arange(desert.grid.width), parts)):
         part, to_part = data[:, :, cols], desert.grid.transform @ Affine.translation(int(cols[0]), 0)
