@@ -87,6 +87,9 @@ def sharpness(
     return _median((around(np.where(valid, grey**2, 0)) / near - mean**2).clip(0, None), valid)
 
 # %% ../nbs/19a_quality.ipynb #8072fe86
+def _sobel(x: np.ndarray, along: int): return ndimage.correlate1d(ndimage.correlate1d(x, [-1, 0, 1], along), [1, 2, 1], 3 - along) # of each image; `ndimage.sobel` would mix them
+
+
 def blur(
     grey: np.ndarray,  # (N, H, W) counts from 0 to 255
     valid: np.ndarray, # (N, H, W) bool
@@ -95,7 +98,7 @@ def blur(
     "How little a second blur changes, along the worse direction"
     worst, inner = np.zeros(len(grey)), (slice(None), slice(2, -1), slice(2, -1))
     for along in (1, 2):
-        before, after = (np.abs(ndimage.sobel(x, along)) for x in (grey, ndimage.uniform_filter1d(grey, reach, axis=along)))
+        before, after = (np.abs(_sobel(x, along)) for x in (grey, ndimage.uniform_filter1d(grey, reach, axis=along)))
         around = [1, 3, 3]
         around[along] = reach + 2
         ok = ndimage.minimum_filter(valid, around, mode="constant", cval=1)[inner]
