@@ -219,7 +219,7 @@ def quality_limits(
 ) -> tuple[Limit, ...]:
     "What a frame must reach"
     return (Limit("content", "side_px", least=1, unit="px"), Limit("side", "side_px", least=side_px, unit="px"), Limit("entropy", "entropy_bits", least=3.5, unit="bits"),
-            Limit("sharpness", "sharpness", least=1.5, unit="counts²"), Limit("blur", "blur", most=0.6), *([Limit("chroma", "chroma", least=1)] if colour else []))
+            Limit("sharpness", "sharpness", least=0.5, unit="counts²"), Limit("blur", "blur", most=0.6), *([Limit("chroma", "chroma", least=1)] if colour else []))
 
 # %% ../nbs/19a_quality.ipynb #fee6d79b
 def near_copies(

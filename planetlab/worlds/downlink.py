@@ -62,7 +62,7 @@ def _name(
     mission = "curiosity" if kind in ("mast", "navcam") else "perseverance"
     clock = int(_LANDED[mission] + sol * _SOL_S + 36_000 + burst % 500 * 40 + frame)
     place = f"{sol // 20:03}{burst % 4000:04}"
-    if kind == "mast" and sol < 60: return f"curiosity/MAST/{sol:04}M{eye}{burst:06}{frame:04}{letter}1_DXXX.jpg"
+    if kind == "mast" and sol < 60: return f"curiosity/MAST/{sol:04}M{eye}{burst % 10_000:04}000{frame:03}{letter}1_DXXX.jpg"
     if kind == "mast": return f"curiosity/MAST/{sol:04}M{eye}{burst:06}{frame:03}{burst % 900 + 100:04}{frame:03}{letter}01_DXXX.jpg"
     if kind == "navcam": return f"curiosity/NAVCAM/N{eye}{'AB'[sol >= 200]}_{clock}EDR_F{place}NCAM{burst % 100_000:05}M_.JPG"
     side, number = {"L": "LEFT", "R": "RIGHT"}[eye], burst % 10_000
@@ -89,12 +89,13 @@ def _frames(
             view = img[:, :size * 3 // 4, :late] if eye == "L" else img[:, :size * 3 // 4, size - late:]
             seen, box = _planted(view, fault, rng=rng)
             if fault == "copy": seen, box = last[1], last[2]
-            what = {"kind": kind, "sol": int(row.sol), "sequence": row.sequence, "look": row.look, "fault": fault}
+            sol = 16 * int(row.sol) # so that the names of early and late sols occur
+            what = {"kind": kind, "sol": sol, "sequence": row.sequence, "look": row.look, "fault": fault}
             place = dict(zip(("row", "col", "height", "width"), box))
-            yield {"path": _name(kind, eye, row.sol, bursts[i], int(row.id[-2:])), "sample": "full", **what, **place}, seen
+            yield {"path": _name(kind, eye, sol, bursts[i], int(row.id[-2:])), "sample": "full", **what, **place}, seen
             if kind == "mast" and fault != "small":
                 small = np.asarray(Image.fromarray(seen.transpose(1, 2, 0)).resize((seen.shape[2] // 2, seen.shape[1] // 2), Image.Resampling.BOX))
-                yield {"path": _name(kind, eye, row.sol, bursts[i], int(row.id[-2:]), "I"), "sample": "thumbnail", **what, **{k: v // 2 for k, v in place.items()}}, small.transpose(2, 0, 1)
+                yield {"path": _name(kind, eye, sol, bursts[i], int(row.id[-2:]), "I"), "sample": "thumbnail", **what, **{k: v // 2 for k, v in place.items()}}, small.transpose(2, 0, 1)
         if fault == "none": last = what, seen, box
 
 # %% ../../nbs/08e_worlds.downlink.ipynb #641a4fc4
