@@ -6,6 +6,8 @@
 __all__ = ['read_frame', 'show_review']
 
 # %% ../nbs/19c_review.ipynb #24a02a72
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -27,14 +29,14 @@ def read_frame(
 # %% ../nbs/19c_review.ipynb #2b090511
 def _tile(ax: plt.Axes, row) -> None:
     "One frame with its box and what was said of it"
-    words = row.reason.split(", wanted")[0] or f"{row.split}, {row.width:.0f} x {row.height:.0f} px, sharpness {row.sharpness:.0f}"
+    words = " ".join(w.rsplit("/", 1)[-1] for w in row.reason.split(", wanted")[0].split()) or f"{row.split}, sharpness {row.sharpness:.0f}"
     if not row.problem:
         img = to_8bit(read_photo(row.path, row.member)[0])
         step = max(1, max(img.shape) // 240)
         img = img[:, ::step, ::step] / 255
         show_img(img[0] if len(img) == 1 else img.transpose(1, 2, 0), ax)
         ax.add_patch(plt.Rectangle((row.col / step - 0.5, row.row / step - 0.5), row.width / step, row.height / step, fill=False, ec="#E69F00"))
-    ax.set_title("\n".join(words[i:i + 28] for i in range(0, min(len(words), 56), 28)), fontsize=6)
+    ax.set_title(textwrap.fill(words, 22), fontsize=6)
 
 
 def show_review(
