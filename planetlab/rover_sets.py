@@ -39,9 +39,9 @@ _WORDS, _NUMBERS = ("mission", "camera", "side", "filter", "sample", "sequence",
 def _facts(
     name: str, # Of a file, with its folders
 ) -> dict: # `_WORDS` and `_NUMBERS` that it tells
-    "What a name says; sets that put the sol before the name are understood"
+    "What a name says; sets that put words before the name, such as 1053_ or cr_076_, are understood"
     stem = PurePosixPath(name).stem
-    read = next((n for n in map(parse_name, (stem, stem.split("_", 1)[-1])) if n), None)
+    read = next((n for k in range(4) if (n := parse_name(stem.split("_", k)[-1]))), None)
     if read is None: return {"pair": name}
     facts = facts_of(read)
     if "sol" not in facts and facts["mission"] == "curiosity": facts["sol"] = sol_of_clock(facts["clock"])
@@ -54,8 +54,9 @@ def rover_table(
 ) -> pd.DataFrame: # One row per image: id (its path there), path, member, mission, camera, side, filter, sample, sequence, colour, pair, sol, clock, site, drive
     "All photographs in a folder, and what their names tell"
     files = read_folder(folder, names=False)[["id", "path", "member"]]
-    facts = pd.DataFrame([_facts(i) for i in files.id]).reindex(columns=[*_WORDS, *_NUMBERS])
-    return files.join(facts.fillna(dict.fromkeys(_WORDS, "")).astype({"sol": "Int64", **dict.fromkeys(_NUMBERS[1:], "float64")}))
+    facts = [_facts(i) for i in files.id]
+    words = {c: [f.get(c, "") for f in facts] for c in _WORDS}
+    return files.assign(**words, **{c: pd.array([f.get(c) for f in facts], "Int64" if c == "sol" else "Float64") for c in _NUMBERS})
 
 # %% ../nbs/19b_rover_sets.ipynb #f6086152
 _SIDE = 16 # Cells of a thumbnail

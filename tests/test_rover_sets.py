@@ -94,7 +94,10 @@ def test_no_group_no_pair_and_no_copy_is_ever_torn(seed, level, unknown):
     sol = np.sort(rng.integers(1, 15, n))
     t = pd.DataFrame({"id": [f"f{i}" for i in range(n)], "mission": "curiosity", "camera": "navcam", "sol": pd.array(sol, "Int64"), "sequence": rng.choice(list("abc"), n), "kept": rng.random(n) < 0.9, "failed": "", "reason": ""})
     t["pair"] = [f"{s} {q} {rng.integers(3)}" for s, q in zip(t.sol, t.sequence)]
-    if unknown: t.loc[rng.random(n) < 0.3, ["sol", "sequence"]] = pd.NA, ""
+    if unknown: # names that follow no convention
+        lost = rng.random(n) < 0.3
+        t.loc[lost, ["sol", "sequence"]] = pd.NA, ""
+        t["pair"] = t.pair.where(~lost, t.id)
     looks = rng.normal(0, 1, (20, 256)).astype("float32")[rng.integers(0, 20, n)] + rng.normal(0, 0.01, (n, 256)).astype("float32")
     t["thumb"] = [x.tobytes() for x in looks]
     with warnings.catch_warnings(action="ignore"): dealt = split_set(t, Plan(level=level), rng=np.random.default_rng(0))
