@@ -12,7 +12,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -240,7 +239,7 @@ def split_set(
         if len(k): warnings.warn(f"{len(k)} frames in {t.group[k].nunique()} stereo pairs are too few to deal to {shares}; all are {next(iter(shares))}", stacklevel=2)
     return check_set(_part_copies(t, list(shares), plan.alike), plan.alike)
 
-
+# %% ../nbs/19b_rover_sets.ipynb #76cfa768
 def _crossing(t: pd.DataFrame, alike: float) -> np.ndarray: # (M, 2) places of kept rows of different splits that are near copies
     k = np.flatnonzero(t.kept)
     pairs = k[feature_twins(_thumbs(t.thumb[k]), alike, most=max(len(k), 1))] if len(k) else np.empty((0, 2), int)
