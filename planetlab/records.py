@@ -30,6 +30,7 @@ class Record:
     side: str = ""                     # "left" or "right"
     instrument: str = ""               # As the feed spells camera and side
     filter: str = ""
+    colour: str = ""                   # "colour", "grey" or "bayer", as far as the name tells
     sample: str = ""
     sequence: str = ""                 # Of commands, from the name: "NCAM00502"
     utc: str = ""                      # Like 2012-08-16T09:20:33.148080Z
