@@ -23,6 +23,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
+from urllib.request import url2pathname
 
 import httpx
 from filelock import FileLock, Timeout
@@ -112,6 +113,19 @@ class _Turns:
                 self.calm_at[host] = now + min(wait_s, PATIENCE_S)
 
 
+class _Disk(httpx.BaseTransport, httpx.SyncByteStream):
+    "Answers `file://` as a server would, for sources that are folders"
+    def __init__(self, path: Path | None = None): self.path = path
+
+    def __iter__(self):
+        with open(self.path, "rb") as f: yield from iter(partial(f.read, 1 << 18), b"")
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        path = Path(url2pathname(request.url.path))
+        if not path.is_file(): return httpx.Response(404)
+        return httpx.Response(200, headers={"Content-Length": str(path.stat().st_size)}, stream=_Disk(path))
+
+
 def polite_client(
     manners: Manners = Manners(),
     pause: Callable[[float], object] = time.sleep, # Waits, s, and may raise to give up early
@@ -119,7 +133,7 @@ def polite_client(
     "A client whose threads together keep to `manners`"
     turns = _Turns(manners, pause)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=4 * manners.threads)
-    return httpx.Client(follow_redirects=True, timeout=manners.timeout_s, headers={"User-Agent": "planetlab"}, limits=limits,
+    return httpx.Client(mounts={"file://": _Disk()}, follow_redirects=True, timeout=manners.timeout_s, headers={"User-Agent": "planetlab"}, limits=limits,
                         event_hooks={"request": [turns.before], "response": [turns.after]})
 
 # %% ../nbs/16c_collect.ipynb #64ba0e63
@@ -196,9 +210,10 @@ class _Work:
 def _fetch(w: Wanted, stage: Path, work: _Work) -> None:
     "Bring the bytes; raises `FetchFailed`"
     m, hash = work.manners, f"sha256:{w.sha256}" if w.sha256 else None
+    urls = tuple(re.sub("^file:///", "file://localhost/", u) for u in w.urls) # without a host, httpx takes it for a relative address
     host = re.sub(r"^\w+://|[/?#].*", "", w.urls[0]).lower()
     with work.hosts[host]:
-        for _ in iter_download(RemoteFile("image", w.urls, hash), stage, tries=m.tries, wait_s=m.wait_s, client=work.client, pause=work.pause): work.pause(0)
+        for _ in iter_download(RemoteFile("image", urls, hash), stage, tries=m.tries, wait_s=m.wait_s, client=work.client, pause=work.pause): work.pause(0)
 
 
 def _bring(w: Wanted, work: _Work) -> Answer:
