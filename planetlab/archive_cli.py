@@ -63,7 +63,7 @@ def _service(name: str, base: str):
     how = ({"base": base} if base else {}) | ({"category": name} if name == "ingenuity" else {})
     return getattr(sources, SERVICES[name])(**how)
 
-
+# %% ../nbs/61a_archive_cli.ipynb #53b054ef
 @app.command("sync")
 def sync_command(
     folder: Place,
@@ -160,7 +160,7 @@ def verify_command(
     typer.echo(f"{len(done) - len(bad)} of {len(done)} files are as they were.")
     if bad: raise typer.Exit(1)
 
-
+# %% ../nbs/61a_archive_cli.ipynb #e3da1614
 @app.command("export")
 def export_command(
     folder: Place,

@@ -86,7 +86,7 @@ class Manners:
         if min(self.per_host, self.threads, self.tries) < 1 or min(self.gap_s, self.wait_s) < 0 or self.timeout_s <= 0:
             raise BadInput(f"{self} asks for nothing; use numbers of 1 and more, times of 0 s and more, and a timeout above 0 s")
 
-
+# %% ../nbs/16c_collect.ipynb #f437785a
 class _Turns:
     "When each host may be asked again, for all threads together"
     def __init__(self, manners: Manners, pause: Callable):
@@ -112,7 +112,7 @@ class _Turns:
                 wait_s = retry_after(response) or self.manners.wait_s * 2 ** min(self.refusals[host] - 1, 7)
                 self.calm_at[host] = now + min(wait_s, PATIENCE_S)
 
-
+# %% ../nbs/16c_collect.ipynb #294a3163
 class _Disk(httpx.BaseTransport, httpx.SyncByteStream):
     "Answers `file://` as a server would, for sources that are folders"
     def __init__(self, path: Path | None = None): self.path = path
@@ -256,7 +256,7 @@ def _alone(archive: Archive) -> Iterator[None]:
     except Timeout as e:
         raise CannotWrite(f"another process is fetching into {archive.folder}; wait for it, or stop it") from e
 
-
+# %% ../nbs/16c_collect.ipynb #a4007912
 def iter_collect(
     archive: Archive,
     query: Query = Query(),       # Of what is wanted, only these; all if left out
