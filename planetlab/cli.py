@@ -12,10 +12,12 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .archive_cli import app as archive_app
 
 # %% ../nbs/62_cli.ipynb #838dcfd7
 app = typer.Typer(help="Planetary imagery into datasets, models, clusters and maps that a geologist can trust.",
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(archive_app, name="archive")
 
 
 def _version(wanted: bool):

@@ -27,6 +27,7 @@ from .core import BadInput, PlanetlabError, alone, file_digest, read_json, write
 class FetchFailed(PlanetlabError, OSError):
     "Public data could not be had; says every address tried, its answer, and how to go on by hand"
     answers: tuple[tuple[str, str], ...] = () # Each address tried, and what it said
+    passing: bool = False                     # One of them may give it another day
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Step(NamedTuple):
 
 
 class _Refused(Exception): "An address that will not give the file"
+class _Busy(_Refused): "An address that would not give the file today"
 
 
 class _Later(Exception):
@@ -92,7 +94,7 @@ def _judge(response: httpx.Response, here: int, known: bool) -> tuple[int, int |
     status, head = response.status_code, response.headers
     if status in (408, 425, 429, 500, 502, 503, 504):
         wait = retry_after(response)
-        if wait > PATIENCE_S: raise _Refused(f"{status} {response.reason_phrase}, come back in {wait:.0f} s")
+        if wait > PATIENCE_S: raise _Busy(f"{status} {response.reason_phrase}, come back in {wait:.0f} s")
         raise _Later(f"{status} {response.reason_phrase}", wait)
     span = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", head.get("content-range", ""))
     if here and status == 416 and span and span[2] == str(here): return here, here
@@ -169,7 +171,7 @@ def _from(client: httpx.Client, url: str, file: RemoteFile, path: Path, tries: i
             if size and file.hash and _matches(part, file.hash): return _keep(file, path, False) # a lie about its length
             if wait < 0: part.unlink(missing_ok=True)
             left, most = (tries, size) if size > most else (left - 1, most)
-            if left < 1: raise _Refused(f"{e or type(e).__name__} (asked {tries} times)") from e
+            if left < 1: raise _Busy(f"{e or type(e).__name__} (asked {tries} times)") from e
         pause(max(wait, wait_s * 2 ** (tries - left)))
 
 # %% ../nbs/02a_download.ipynb #5bd5a2a1
@@ -188,21 +190,23 @@ def iter_download(
         raise BadInput(f"{file.name!r} is no name of a file; give one without folders")
     if file.hash and not re.fullmatch(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", file.hash):
         raise BadInput(f"{file.hash!r} is no hash; write sha256: and 64 hexadecimal digits, or md5: and 32")
-    path, answers = Path(folder) / file.name, []
+    path, answers, passing = Path(folder) / file.name, [], False
     own = nullcontext(client) if client else httpx.Client(follow_redirects=True, timeout=timeout_s, headers={"User-Agent": "planetlab"})
     with alone(path), own as client:
         if _whole(path, file): return
         for url in file.urls:
             try:
                 return (yield from _from(client, url, file, path, tries, wait_s, pause or time.sleep))
-            except _Refused as e: answers.append((url, str(e)))
+            except _Refused as e:
+                answers.append((url, str(e)))
+                passing = passing or isinstance(e, _Busy)
     tried = "\n  ".join(f"{url}\n    {e}" for url, e in answers) or "no address can be asked by a program"
     there = f"What lies there now has another hash: {file_digest(path)}\n" if path.is_file() else ""
     hash = f"It must have {file.hash}" if file.hash else "No hash of it is known: it is taken as it is, and its hash noted"
     again = "Run the same again to go on from what has arrived. Or get" if _hidden(path, "part").exists() else "Get"
     failed = FetchFailed(f"cannot fetch {file.name}:\n  {tried}\n{there}{again} the file by hand{f' from {file.page}' if file.page else ''}, "
                          f"put it at\n  {path}\nand run the same again. {hash}")
-    failed.answers = tuple(answers)
+    failed.answers, failed.passing = tuple(answers), passing
     raise failed
 
 
