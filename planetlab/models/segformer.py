@@ -95,7 +95,9 @@ def _network(bands: int, classes: int, d: Design) -> nn.Module:
         for stage in net.segformer.stages: stage.layer_norm = nn.Identity()
         fuse, net.decode_head.batch_norm, net.decode_head.activation = net.decode_head.linear_fuse, nn.Identity(), nn.Identity()
         net.decode_head.linear_fuse = nn.Conv2d(fuse.in_channels, fuse.out_channels, 1)
-    return net.apply(_start)
+    net.apply(_start)
+    nn.init.trunc_normal_(net.decode_head.classifier.weight, std=0.02) # the first answers are even
+    return net
 
 # %% ../../nbs/34b_models.segformer.ipynb #1c873362
 TEXT = ("none", "set", "prototypes") # How texts are read
@@ -123,7 +125,7 @@ class SegFormer(nn.Module):
         self.encoder, self.head = net.segformer.stages, net.decode_head
         self.read = SetAttention(classes, text_size, d.dims[-1], d.heads[-1]) if text == "set" else nn.Identity()
         if text == "prototypes": self.head.classifier = Prototypes(classes, text_size, d.head)
-        for part in (self.read, self.head.classifier): part.apply(_start)
+        for part in (self.read, *[self.head.classifier] * (text == "prototypes")): part.apply(_start)
         self.freeze(frozen)
 
     def freeze(self, frozen: bool = True) -> "SegFormer":
