@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEED', 'BASELINE', 'SMALL', 'TEXT', 'FIRST', 'LAST', 'Design', 'SetAttention', 'Prototypes', 'SegFormer', 'set_texts',
-           'start_from']
+           'start_from', 'Polynomial']
 
 # %% ../../nbs/34b_models.segformer.ipynb #cde92b0e
 import math
@@ -178,3 +178,19 @@ def start_from(
     if odd: raise ModelMismatch(f"{len(odd)} weights do not fit, {odd[0]} among them; nothing was copied: name the parts that may differ in `but`")
     model.load_state_dict(own | given)
     return model
+
+# %% ../../nbs/34b_models.segformer.ipynb #bc59f1a9
+@dataclass(frozen=True)
+class Polynomial:
+    "Rise to the peak if wanted, then fall to nothing as a power of what is left"
+    power: float = 1.0 # 1 is a straight line
+    rise: float = 0.0  # Part of the run before the peak
+
+    def __post_init__(self):
+        if self.power <= 0 or not 0 <= self.rise < 1: raise BadInput(f"power {self.power}, rise {self.rise}; a power above 0, and a part of the run below 1")
+
+    def __call__(self, opt, epochs, steps):
+        n = epochs * steps
+        up = self.rise * n
+        def share(step): return (step + 1) / (up + 1) if step < up else max(1 - (step - up) / (n - up), 0) ** self.power
+        return torch.optim.lr_scheduler.LambdaLR(opt, share)
