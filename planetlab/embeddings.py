@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BANDS', 'CREDIT', 'TOLERANCE', 'INDEX', 'HOSTS', 'dequantise', 'unit_vectors', 'open_embeddings', 'north_up',
-           'mosaic_grid', 'read_embeddings', 'public_files', 'export_recipe']
+           'mosaic_grid', 'pixel_shift', 'read_embeddings', 'public_files', 'export_recipe']
 
 # %% ../nbs/17d_embeddings.ipynb #c0dd77cf
 from collections.abc import Sequence
@@ -109,11 +109,14 @@ def mosaic_grid(
     return home.window(Window(int(left), int(top), int(right - left), int(bottom - top)))
 
 
-def _shift(scene: Grid, grid: Grid) -> tuple[int, int] | None: # Row and column of the scene under the upper left corner of the grid
-    "How two grids lie on each other, if their pixels coincide"
-    a, b = scene.transform, grid.transform
-    steps = np.array([b.a - a.a, abs(b.e) - abs(a.e)]) * max(grid.shape) / a.a
-    if scene.crs != grid.crs or any((a.b, a.d, b.b, b.d)) or np.abs(steps).max() > 1e-3: return None
+def pixel_shift(
+    first: Grid,  # Any
+    second: Grid, # Any; south up or north up
+) -> tuple[int, int] | None: # Row and column of the first at the upper left corner of the second; None if their pixels do not coincide
+    "How two grids lie on each other"
+    a, b = first.transform, second.transform
+    steps = np.array([b.a - a.a, abs(b.e) - abs(a.e)]) * max(second.shape) / a.a
+    if first.crs != second.crs or any((a.b, a.d, b.b, b.d)) or np.abs(steps).max() > 1e-3: return None
     col, row = ~a @ (b.c, b.f)
     near = round(row), round(col)
     return near if max(abs(row - near[0]), abs(col - near[1])) < 1e-3 else None
@@ -151,7 +154,7 @@ def read_embeddings(
     "Embeddings of any ground, from any number of files; holds no more than that ground"
     out, valid = np.zeros((BANDS, *grid.shape), "float32"), np.zeros(grid.shape, bool)
     for scene in scenes:
-        at = _shift(scene.grid, grid)
+        at = pixel_shift(scene.grid, grid)
         try: got = _resampled(scene, grid) if at is None else _copied(scene, grid, at)
         except BadInput as e: raise BadInput(f"{scene.path}: {e}") from e
         if got is None: continue

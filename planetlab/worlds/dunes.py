@@ -205,7 +205,7 @@ def _write(path: Path, array: np.ndarray, grid: Grid, nodata: float, names: list
     "One GeoTIFF, whole or not at all"
     with atomic(path) as p, rasterio.open(p, "w", driver="GTiff", height=grid.height, width=grid.width, count=len(array), dtype=array.dtype,
                                           crs=grid.crs, transform=grid.transform, nodata=nodata, compress="deflate", tiled=True,
-                                          blockxsize=256, blockysize=256) as dst:
+                                          blockxsize=64, blockysize=64) as dst:
         dst.write(array)
         dst.descriptions = names
     return path
