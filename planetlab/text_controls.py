@@ -28,7 +28,7 @@ from .embeddings import BANDS, unit_vectors
 from .masks import IGNORE
 from .models.losses import CrossEntropy
 from .models.segformer import LAST, set_texts, start_from
-from .predict import torch_predictor
+from .predict import torch_predictor, weights_hash
 from .predictor import Predictor
 from .segment import Crops, Frames, Jitter, WholeFrame, fit_segmenter, frame_probs
 from .stretch import Stretch, to_unit
@@ -191,7 +191,7 @@ class Study:
         if texts is not None: set_texts(model, torch.from_numpy(texts))
         crops = Crops(self.frames(self.train, hidden), self.size, self.batch, self.steps, Symmetry(True, True, 0.0, 0.0, True, exact=True), self.jitter,
                       generator=torch.Generator().manual_seed(seed))
-        key = None if self.states is None else self.states / f"{digest([None if texts is None else texts.tolist(), seed, hidden])}.pt"
+        key = None if self.states is None else self.states / f"{digest([weights_hash(model), repr(self.recipe), self.size, self.batch, self.steps, seed, hidden])}.pt"
         rows = list(fit_segmenter(model, CrossEntropy(), crops, self.frames(self.val), self.classes, self.recipe, key and str(key)))
         return model.eval(), rows
 
