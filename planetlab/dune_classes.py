@@ -27,7 +27,7 @@ class Dune(NamedTuple):
 
 
 DUNES = (
-    Dune("plain", "#DDDDDD", "Ground without dunes: gravel plains, bedrock, playas and alluvial fans between and around the sand. Channels, joints and "
+    Dune("plain", "#AAAAAA", "Ground without dunes: gravel plains, bedrock, playas and alluvial fans between and around the sand. Channels, joints and "
          "stone pavements give its texture; there is no crest and no slip face, and sand lies only in thin streaks behind obstacles.", ("cooke93",)),
     Dune("sand sheet", "#DDCC77", "A flat or gently rolling cover of sand without slip faces. Coarse grains, a high water table, plants or an early end of the "
          "supply keep dunes from growing; ripples and low, broad swells are all the relief, and margins fade into the plain.", ("kocurek86",)),

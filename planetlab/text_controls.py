@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STRETCH', 'FIXED', 'labelled_vectors', 'linear_pixels', 'vector_predictor', 'summary', 'region_only', 'region_table',
-           'show_region_table', 'Study', 'shuffled', 'orthogonal', 'controls', 'text_controls', 'found_unseen',
-           'transfer']
+           'show_region_table', 'Study', 'learn', 'probs_of', 'judge_on', 'shuffled', 'orthogonal', 'controls',
+           'text_controls', 'found_unseen', 'transfer']
 
 # %% ../nbs/48c_text_controls.ipynb #59846409
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -179,36 +179,42 @@ class Study:
     def frames(self, chips: Sequence, hidden: int | None = None) -> Frames:
         return Frames(range(len(chips)), _Read(chips, hidden), self.stretch, self.shrink, row=False)
 
-    def fit(self,
-        texts: np.ndarray | None, # (K, D), for a network that reads them
-        seed: int,                # Of weights and crops
-        hidden: int | None = None, # Id of a class whose labels are not shown
-    ) -> tuple[nn.Module, list[dict]]: # The model, and a row for each epoch
-        "Train from the start, or resume"
-        torch.manual_seed(seed)
-        model = self.make()
-        if self.start is not None: start_from(model, self.start, self.but)
-        if texts is not None: set_texts(model, torch.from_numpy(texts))
-        crops = Crops(self.frames(self.train, hidden), self.size, self.batch, self.steps, Symmetry(True, True, 0.0, 0.0, True, exact=True), self.jitter,
-                      generator=torch.Generator().manual_seed(seed))
-        key = None if self.states is None else self.states / f"{digest([weights_hash(model), repr(self.recipe), self.size, self.batch, self.steps, seed, hidden])}.pt"
-        rows = list(fit_segmenter(model, CrossEntropy(), crops, self.frames(self.val), self.classes, self.recipe, key and str(key)))
-        return model.eval(), rows
 
-    def probs(self,
-        model: nn.Module,
-        chip, # With `pixels` and `valid`
-    ) -> np.ndarray: # (K, H, W) float32, sums to 1
-        "What a model says of one chip"
-        whole = WholeFrame(model, self.shrink, row=False)
-        return frame_probs(torch_predictor(whole, self.classes, len(self.stretch.low), stretch=self.stretch), chip.pixels, chip.valid, mirror=False)
+def learn(
+    study: Study,
+    texts: np.ndarray | None,  # (K, D), for a network that reads them
+    seed: int,                 # Of weights and crops
+    hidden: int | None = None, # Id of a class whose labels are not shown
+) -> tuple[nn.Module, list[dict]]: # The model, and a row for each epoch
+    "Train from the start, or resume"
+    torch.manual_seed(seed)
+    model = study.make()
+    if study.start is not None: start_from(model, study.start, study.but)
+    if texts is not None: set_texts(model, torch.from_numpy(texts))
+    crops = Crops(study.frames(study.train, hidden), study.size, study.batch, study.steps, Symmetry(True, True, 0.0, 0.0, True, exact=True), study.jitter,
+                  generator=torch.Generator().manual_seed(seed))
+    key = digest([weights_hash(model), repr(study.recipe), study.size, study.batch, study.steps, seed, hidden])
+    rows = list(fit_segmenter(model, CrossEntropy(), crops, study.frames(study.val), study.classes, study.recipe, study.states and study.states / f"{key}.pt"))
+    return model.eval(), rows
 
-    def judge(self,
-        answer: Callable | nn.Module, # `(chip) -> (K, H, W)` of any scale, or a model
-    ) -> Counts: # An image for each chip, in groups by region
-        "Count what is right on the chips that are asked"
-        said = partial(self.probs, answer) if isinstance(answer, nn.Module) else answer
-        return count_images((Judged(str(i), c.region, c.labels, said(c).argmax(0), c.valid) for i, c in enumerate(self.asked)), self.classes, tolerance_px=None)
+# %% ../nbs/48c_text_controls.ipynb #58fd50ba
+def probs_of(
+    study: Study,
+    model: nn.Module,
+    chip, # With `pixels` and `valid`
+) -> np.ndarray: # (K, H, W) float32, sums to 1
+    "What a model says of one chip"
+    whole = WholeFrame(model, study.shrink, row=False)
+    return frame_probs(torch_predictor(whole, study.classes, len(study.stretch.low), stretch=study.stretch), chip.pixels, chip.valid, mirror=False)
+
+
+def judge_on(
+    study: Study,
+    answer: Callable | nn.Module, # `(chip) -> (K, H, W)` of any scale, or a model
+) -> Counts: # An image for each chip, in groups by region
+    "Count what is right on the chips that are asked"
+    said = partial(probs_of, study, answer) if isinstance(answer, nn.Module) else answer
+    return count_images((Judged(str(i), c.region, c.labels, said(c).argmax(0), c.valid) for i, c in enumerate(study.asked)), study.classes, tolerance_px=None)
 
 # %% ../nbs/48c_text_controls.ipynb #660dc878
 def shuffled(
@@ -250,10 +256,10 @@ def text_controls(
     for seed in seeds:
         given = controls(texts, rng=np.random.default_rng(seed))
         for trained, rows in given.items():
-            model, _ = study.fit(rows, seed)
+            model, _ = learn(study, rows, seed)
             for tested, other in {**given, "silence": np.zeros_like(texts)}.items():
                 set_texts(model, torch.from_numpy(other))
-                yield {"trained": trained, "tested": tested, "seed": seed, **summary(study.judge(model))}
+                yield {"trained": trained, "tested": tested, "seed": seed, **summary(judge_on(study, model))}
 
 # %% ../nbs/48c_text_controls.ipynb #ff0c4aef
 def found_unseen(
@@ -279,6 +285,6 @@ def transfer(
     for k in held:
         for seed in seeds:
             for name, rows in controls(texts, rng=np.random.default_rng(seed)).items():
-                model, _ = study.fit(rows, seed, k)
-                said = [(np.log(study.probs(model, c).clip(1e-12)).reshape(len(texts), -1), c.labels.ravel()) for c in study.asked]
+                model, _ = learn(study, rows, seed, k)
+                said = [(np.log(probs_of(study, model, c).clip(1e-12)).reshape(len(texts), -1), c.labels.ravel()) for c in study.asked]
                 yield {"held": study.classes[k], "texts": name, "seed": seed, **found_unseen(np.concatenate([p for p, _ in said], 1), np.concatenate([t for _, t in said]), k)}

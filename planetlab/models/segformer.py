@@ -100,10 +100,24 @@ def _network(bands: int, classes: int, d: Design) -> nn.Module:
     return net
 
 # %% ../../nbs/34b_models.segformer.ipynb #1c873362
+class _Freezes(nn.Module):
+    "A network whose `encoder` can stop learning"
+    def freeze(self, frozen: bool = True) -> "_Freezes":
+        "Keep the encoder as it is, or let it learn again"
+        self.args["frozen"] = frozen
+        self.encoder.requires_grad_(not frozen)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> "_Freezes":
+        super().train(mode)
+        if self.args["frozen"]: self.encoder.eval()
+        return self
+
+# %% ../../nbs/34b_models.segformer.ipynb #3e9943ba
 TEXT = ("none", "set", "prototypes") # How texts are read
 
 
-class SegFormer(nn.Module):
+class SegFormer(_Freezes):
     "A hierarchical transformer with a light head, and texts of its classes if wanted"
     stride = 32 # Tiles begin at multiples of it, px; every pixel may look at the whole tile
 
@@ -127,17 +141,6 @@ class SegFormer(nn.Module):
         if text == "prototypes": self.head.classifier = Prototypes(classes, text_size, d.head)
         for part in (self.read, *[self.head.classifier] * (text == "prototypes")): part.apply(_start)
         self.freeze(frozen)
-
-    def freeze(self, frozen: bool = True) -> "SegFormer":
-        "Keep the encoder as it is, or let it learn again"
-        self.args["frozen"] = frozen
-        self.encoder.requires_grad_(not frozen)
-        return self.train(self.training)
-
-    def train(self, mode: bool = True) -> "SegFormer":
-        super().train(mode)
-        if self.args["frozen"]: self.encoder.eval()
-        return self
 
     def forward(self, x: Tensor) -> Tensor: # (B, C, H, W) in [0, 1] -> (B, K, H, W) logits
         h, w = x.shape[2:]
