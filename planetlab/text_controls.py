@@ -101,8 +101,8 @@ def summary(
     "The four usual numbers of a confusion matrix"
     value = segmentation_scores(counts, "", draws=1, rng=np.random.default_rng(0)).value
     occur = int((counts.pixels.sum((0, 2)) > 0).sum())
-    return {"OA": value["all pixels", "accuracy"], "Kappa": value["all pixels", "kappa"], "mIoU": value["mean over all", "iou"],
-            "mF1": value["mean over all", "dice"], "classes": occur}
+    rows = {"OA": ("all pixels", "accuracy"), "Kappa": ("all pixels", "kappa"), "mIoU": ("mean over all", "iou"), "mF1": ("mean over all", "dice")}
+    return {**{name: float(value[row]) for name, row in rows.items()}, "classes": occur}
 
 
 def region_only(
