@@ -179,7 +179,7 @@ class Study:
     def frames(self, chips: Sequence, hidden: int | None = None) -> Frames:
         return Frames(range(len(chips)), _Read(chips, hidden), self.stretch, self.shrink, row=False)
 
-
+# %% ../nbs/48c_text_controls.ipynb #887dc955
 def learn(
     study: Study,
     texts: np.ndarray | None,  # (K, D), for a network that reads them
