@@ -246,7 +246,7 @@ def controls(
     "What to train with"
     return {"true": texts, "shuffled": shuffled(texts, rng=rng), "orthogonal": orthogonal(texts, rng=rng)}
 
-
+# %% ../nbs/48c_text_controls.ipynb #7955e7f5
 def text_controls(
     study: Study,         # Whose network reads texts
     texts: np.ndarray,    # (K, D), row c describes class c
