@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import cohen_kappa_score
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from planetlab.confusion import Judged, count_images
 from planetlab.core import BadInput
@@ -131,7 +131,7 @@ def test_real_embeddings_map_alike_in_bytes_and_in_floats(tmp_path):
     y = (exact[0] > np.median(exact[0])).astype("uint8") + (exact[7] > np.median(exact[7])) # any three classes will do
     predict = linear_pixels(*labelled_vectors([0], lambda _: (exact, y), 3000, rng=rng), ("a", "b", "c"))
     for name, kind in (("float32", "aef64_exact_10m_float32"), ("int8", "aef64_exact_1m_int8")):
-        for _ in map_scene(open_embeddings(folder / f"{kind}.tif"), tmp_path / name, predict, plan=MapPlan(size=256, margin=0, ramp=0)): pass
+        for _ in map_scene(open_embeddings(folder / f"{kind}.tif"), tmp_path / name, predict, plan=MapPlan(size=64, margin=0, ramp=8)): pass
     with rasterio.open(tmp_path / "int8" / "classes.tif") as fine, rasterio.open(tmp_path / "float32" / "classes.tif") as coarse:
         a, b = fine.read(1), coarse.read(1)
         assert fine.shape == (1003, 1391) or fine.shape == (1391, 1003)
@@ -145,7 +145,7 @@ def test_real_labelled_vectors_by_region():
     x, y = table[BANDS].to_numpy("float32"), table.dw_label.to_numpy()
     predict = linear_pixels(x, y, [str(i) for i in range(9)])
     assert (predict(x.T[None, :, :, None])[0, :, :, 0].argmax(0) == y).mean() > 0.75 # it has seen them
-    within = cross_val_score(LogisticRegression(C=100, max_iter=300), x, y, cv=4).mean()
+    within = cross_val_score(LogisticRegression(C=100, max_iter=300), x, y, cv=StratifiedKFold(4, shuffle=True, random_state=0)).mean()
     by_region = [np.mean(linear_pixels(x[t], y[t], [str(i) for i in range(9)])(x[~t].T[None, :, :, None])[0, :, :, 0].argmax(0) == y[~t])
                  for r in table.region.unique() for t in [(table.region != r).to_numpy()]]
     print(f"random folds {within:.3f}; region held out {np.mean(by_region):.3f} ({', '.join(f'{v:.3f}' for v in by_region)}), n = {len(y)}, chance {1 / 9:.3f}")
