@@ -137,7 +137,7 @@ def test_real_embeddings_map_alike_in_bytes_and_in_floats(tmp_path):
         assert fine.shape == (1003, 1391) or fine.shape == (1391, 1003)
     every = [a[i::10, j::10][:b.shape[0], :b.shape[1]] for i in (0, 3, 5) for j in (0, 5)]
     assert max((e == b[:e.shape[0], :e.shape[1]]).mean() for e in every) == 1.0
-    assert (b == y).mean() > 0.9
+    assert (b == y).mean() > np.bincount(y.ravel()).max() / y.size # more than the commonest of them
 
 
 def test_real_labelled_vectors_by_region():
