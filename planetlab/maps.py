@@ -234,12 +234,12 @@ def _across(
     top, end = row.rise * (not carries), row.last - row.first - row.fall
     high, beside = (row.first + top, row.last - row.fall - row.first - top), None
     for i, (f, cols) in enumerate(panels):
-        west, east = cols[0].first + cols[0].rise, cols[-1].last - cols[-1].fall
+        west, east, zone = cols[0].first + cols[0].rise, cols[-1].last - cols[-1].fall, np.empty((0, 0, 0))
         if beside is not None:
             zone = beside + np.load(f)
             if i in carries: zone[:, :row.rise] = carries[i] + zone[:, :row.rise]
             yield Window(cols[0].first, high[0], cols[0].rise, high[1]), _finish_sum(job.outputs[n], zone[:, top:end])
-        carries[i] = zone[:, end:] if i else np.empty(0)
+        carries[i] = zone[:, end:]
         beside = np.load(f) if cols[-1].fall else None
         for k in range(len(job.outputs)):
             if k != n: _skip(f)

@@ -131,12 +131,10 @@ def test_real_embeddings_map_alike_in_bytes_and_in_floats(tmp_path):
     y = (exact[0] > np.median(exact[0])).astype("uint8") + (exact[7] > np.median(exact[7])) # any three classes will do
     predict = linear_pixels(*labelled_vectors([0], lambda _: (exact, y), 3000, rng=rng), ("a", "b", "c"))
     for name, kind in (("float32", "aef64_exact_10m_float32"), ("int8", "aef64_exact_1m_int8")):
-        for _ in map_scene(open_embeddings(folder / f"{kind}.tif"), tmp_path / name, predict, plan=MapPlan(size=64, margin=0, ramp=8)): pass
+        for _ in map_scene(open_embeddings(folder / f"{kind}.tif"), tmp_path / name, predict, plan=MapPlan(size=64, margin=0, ramp=0)): pass
     with rasterio.open(tmp_path / "int8" / "classes.tif") as fine, rasterio.open(tmp_path / "float32" / "classes.tif") as coarse:
         a, b = fine.read(1), coarse.read(1)
-        assert fine.shape == (1003, 1391) or fine.shape == (1391, 1003)
-    every = [a[i::10, j::10][:b.shape[0], :b.shape[1]] for i in (0, 3, 5) for j in (0, 5)]
-    assert max((e == b[:e.shape[0], :e.shape[1]]).mean() for e in every) == 1.0
+    np.testing.assert_array_equal(a[5::10, 5::10], b) # the float cells lie at the middle of their blocks
     assert (b == y).mean() > np.bincount(y.ravel()).max() / y.size # more than the commonest of them
 
 
