@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from planetlab.core import BadInput, ModelMismatch
 from planetlab.dune_classes import CLASSES, embed_texts
 from planetlab.models.masked import MaskedLoss, cover
-from planetlab.models.segformer import BASELINE, FIRST, LAST, SEED, Design, Polynomial, SegFormer, set_texts, start_from
+from planetlab.models.segformer import BASELINE, FIRST, LAST, SEED, SMALL, Design, Polynomial, SegFormer, set_texts, start_from
 from planetlab.predict import predictor_of
 from planetlab.predictor import check_shift
 from planetlab.share import load_model, save_model
@@ -138,3 +138,11 @@ def test_the_masked_loss_looks_only_at_what_was_covered():
     x = torch.rand(2, 1, 32, 32)
     assert float(MaskedLoss(8, 0.5)(Knows(x).eval(), x)["loss"]) == 0
     assert float(MaskedLoss(8, 0.5)(Knows(x + 0.25).eval(), x)["loss"]) == pytest.approx(0.25, abs=1e-5)
+
+
+def test_a_chip_of_nothing_has_a_finite_slope():
+    torch.manual_seed(0)
+    model, x = SegFormer(1, 2, text="none", **vars(SMALL)), torch.rand(3, 1, 64, 64)
+    x[0] = 0.5 # as invalid pixels are
+    model(x).abs().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

@@ -26,7 +26,8 @@ def _labelled(
     if logits.ndim != 4 or labels.is_floating_point() or labels.shape != (len(logits), *logits.shape[2:]):
         raise BadInput(f"logits {tuple(logits.shape)} and {labels.dtype} labels {tuple(labels.shape)}; give (B, K, H, W) and integer (B, H, W)")
     known = labels != _IGNORE
-    rows, ids = logits.movedim(1, -1)[known].float(), labels[known].long()
+    rows, ids = logits.movedim(1, -1).flatten(0, 2).float(), labels.flatten().long()
+    if not known.all(): rows, ids = rows[known.flatten()], ids[known.flatten()] # picking costs more than the loss
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < logits.shape[1]:
         raise BadInput(f"labels from {int(ids.min())} to {int(ids.max())} for {logits.shape[1]} classes; ids count from 0, and 255 is no label")
     return rows, ids

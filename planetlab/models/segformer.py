@@ -80,7 +80,7 @@ def _start(module: nn.Module) -> None:
     elif isinstance(module, nn.Conv2d):
         fan = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan))
-        if module.bias is not None: nn.init.zeros_(module.bias)
+        if module.bias is not None: nn.init.normal_(module.bias, std=0.02) # not 0: where nothing was seen, norms over nothing have no finite slope
     elif isinstance(module, nn.LayerNorm): module.eps = 1e-6
 
 
