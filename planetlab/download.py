@@ -171,9 +171,8 @@ def _keep(file: RemoteFile, path: Path, got: bool | bytes, keep: Callable | None
     part = _hidden(path, "part")
     if not part.stat().st_size: raise _Refused("sends an empty file")
     if file.hash and not _matches(part, file.hash):
-        got = pooch.file_hash(part, file.hash.split(":")[0])
+        why = f"sends a file of another hash: {pooch.file_hash(part, file.hash.split(':')[0])}"
         part.unlink()
-        why = f"sends a file of another hash: {got}"
         raise _Later(why) if got else _Refused(why)
     write_json(_hidden(path, "sha256"), file_digest(part))
     os.replace(part, path)
