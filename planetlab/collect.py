@@ -222,7 +222,7 @@ def _fetch(w: Wanted, stage: Path, work: _Work) -> bytes | None: # What came in 
         for _ in iter_download(RemoteFile("image", urls, hash), stage, tries=m.tries, wait_s=m.wait_s, client=work.client, pause=work.pause, keep=held.append): work.pause(0)
     return held[0] if held else None
 
-
+# %% ../nbs/16c_collect.ipynb #62a52ef9
 def _here(w: Wanted, work: _Work) -> Answer | None:
     "A photograph that was put in its place by a run that was killed before it could say so"
     place = work.folder / w.path
@@ -246,7 +246,7 @@ def _put(data: bytes | None, stage: Path, place: Path) -> tuple[int, str]: # Byt
     if stage.exists(): shutil.rmtree(stage)
     return n_bytes, sha256
 
-
+# %% ../nbs/16c_collect.ipynb #cf7260ef
 def _bring(w: Wanted, work: _Work) -> Answer:
     "Fetch one photograph, judge it and put it in its place"
     stage, place, problem = work.folder / ".incoming" / digest([w.mission, w.id], 24), work.folder / w.path, ""
