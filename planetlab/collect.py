@@ -283,8 +283,13 @@ def _waiting(ended: SimpleQueue) -> list[Future]: return [ended.get() for _ in r
 @contextmanager
 def _alone(archive: Archive) -> Iterator[None]:
     "One process at a time fetches; others may list and ask"
+    incoming = Path(archive.folder) / ".incoming"
     try:
-        with FileLock(Path(archive.folder) / ".collect.lock", timeout=0): yield
+        with FileLock(Path(archive.folder) / ".collect.lock", timeout=0):
+            incoming.mkdir(exist_ok=True)
+            for stale in incoming.glob("*.whole"): stale.unlink() # of a run that was killed
+            yield
+            if not any(incoming.iterdir()): incoming.rmdir()
     except Timeout as e:
         raise CannotWrite(f"another process is fetching into {archive.folder}; wait for it, or stop it") from e
 
@@ -296,14 +301,12 @@ def iter_collect(
     sizes: bool = True,           # Refuse a photograph that is not as large as it was listed
 ) -> Iterator[Answer]: # One per photograph, as they come; already noted in the catalogue
     "Fetch what is wanted; nothing happens until you loop over it"
-    stop, folder, incoming = threading.Event(), Path(archive.folder), Path(archive.folder) / ".incoming"
+    stop, folder = threading.Event(), Path(archive.folder)
     def pause(seconds):
         if stop.wait(seconds): raise _Stopped
     with connect(archive) as con, _alone(archive), polite_client(manners, pause) as client, ThreadPoolExecutor(manners.threads) as pool:
         work = _Work(folder, client, manners, pause, defaultdict(partial(threading.Semaphore, manners.per_host)), sizes)
         jobs, ended, running = iter_wanted(con, query), SimpleQueue(), 0
-        incoming.mkdir(exist_ok=True)
-        for stale in incoming.glob("*.whole"): stale.unlink() # of a run that was killed
         try:
             while True:
                 for w in islice(jobs, 2 * manners.threads - running):
@@ -317,4 +320,3 @@ def iter_collect(
             stop.set()
             pool.shutdown(cancel_futures=True)
             _settle(con, _waiting(ended))
-    if not any(incoming.iterdir()): incoming.rmdir()
