@@ -309,11 +309,8 @@ def iter_collect(
         jobs, ended, running = iter_wanted(con, query), SimpleQueue(), 0
         try:
             while True:
-                for w in islice(jobs, 2 * manners.threads - running):
-                    pool.submit(_bring, w, work).add_done_callback(ended.put)
-                    running += 1
-                if not running: break
-                done = [ended.get(), *_waiting(ended)]
+                for running, w in enumerate(islice(jobs, 2 * manners.threads - running), running + 1): pool.submit(_bring, w, work).add_done_callback(ended.put)
+                if not (done := [ended.get(), *_waiting(ended)] if running else []): break
                 running -= len(done)
                 yield from _settle(con, done)
         finally:
