@@ -6,6 +6,7 @@
 __all__ = ['check_image', 'Manners', 'polite_client', 'Listed', 'iter_sync', 'iter_collect']
 
 # %% ../nbs/16c_collect.ipynb #856307d8
+import hashlib
 import os
 import re
 import shutil
@@ -16,12 +17,14 @@ import warnings
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import NamedTuple
 from urllib.request import url2pathname
 
@@ -30,7 +33,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from .archive import Answer, Archive, Query, Range, Wanted, answer, connect, iter_wanted, now, put_records, transaction
-from .core import BadInput, CannotWrite, PlanetlabError, digest
+from .core import BadInput, CannotWrite, PlanetlabError, digest, file_digest
 from .download import PATIENCE_S, FetchFailed, RemoteFile, iter_download, noted_hash, retry_after
 from .feeds import Patience, Problem, Source, gather
 
@@ -40,34 +43,36 @@ _HEADS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*"
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
-def _decoded(path: Path) -> tuple[tuple[int, int], str]: # Width and height; what is wrong
-    "Decode every pixel"
+def _decoded(path: Path | BytesIO) -> tuple[tuple[int, int], str]: # Width and height; what is wrong
+    "Decode all there is; of a JPEG every coefficient, but not every pixel"
     try:
         with warnings.catch_warnings(), Image.open(path) as img:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            size, _ = img.size, img.draft("L", (1, 1))
             img.load()
-            return img.size, ""
+            return size, ""
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
         return (0, 0), f"cannot be decoded: {e}".replace(str(path), "the file")
 
 
 def check_image(
-    path: str | Path, # File to judge
-    suffix: str,      # Of the name it is to have, like ".JPG"
+    path: str | Path | bytes, # File to judge, or all that is in it
+    suffix: str,              # Of the name it is to have, like ".JPG"
     width: int | None = None,  # px, as it was listed; any if None
     height: int | None = None, # px
 ) -> str: # What is wrong with it; empty if nothing is
     "Whether a file is a whole photograph"
-    with open(path, "rb") as f:
+    file = BytesIO(path) if isinstance(path, bytes) else Path(path)
+    with nullcontext(file) if isinstance(path, bytes) else open(file, "rb") as f:
         head = f.read(512)
-        f.seek(max(0, os.fstat(f.fileno()).st_size - 1024))
+        f.seek(max(0, f.seek(0, os.SEEK_END) - 1024))
         tail = f.read()
     if re.match(rb"\s*<(!doctype|html|head|body|\?xml|error)", head.removeprefix(b"\xef\xbb\xbf"), re.I): return "a web page instead of a photograph"
     wanted, found = _FORMATS.get(suffix.lower()), next((kind for magic, kind in _HEADS.items() if head.startswith(magic)), "something unknown")
     if wanted is None: return "" if head else "empty"
     if found != wanted: return f"{found} under a name of {wanted}"
     if _ENDS.get(wanted, b"") not in tail: return f"{wanted} without its end"
-    size, problem = _decoded(Path(path))
+    size, problem = _decoded(file)
     listed = (width or size[0], height or size[1])
     return problem or (f"{size[0]} x {size[1]} px, listed with {listed[0]} x {listed[1]}" if size != listed else "")
 
@@ -190,7 +195,7 @@ def iter_sync(
                 continue
             failed = 0
             yield _note_sol(con, source, sol, page, newest, settle)
-        con.execute("PRAGMA optimize")
+        con.execute("ANALYZE images")
 
 # %% ../nbs/16c_collect.ipynb #bc6bdbac
 class _Stopped(Exception): "Somebody wants to go home"
@@ -207,31 +212,55 @@ class _Work:
     sizes: bool
 
 
-def _fetch(w: Wanted, stage: Path, work: _Work) -> None:
+def _fetch(w: Wanted, stage: Path, work: _Work) -> bytes | None: # What came in one piece; None if it is in `stage`
     "Bring the bytes; raises `FetchFailed`"
     m, hash = work.manners, f"sha256:{w.sha256}" if w.sha256 else None
     urls = tuple(re.sub("^file:///", "file://localhost/", u) for u in w.urls) # without a host, httpx takes it for a relative address
     host = re.sub(r"^\w+://|[/?#].*", "", w.urls[0]).lower()
+    held = []
     with work.hosts[host]:
-        for _ in iter_download(RemoteFile("image", urls, hash), stage, tries=m.tries, wait_s=m.wait_s, client=work.client, pause=work.pause): work.pause(0)
+        for _ in iter_download(RemoteFile("image", urls, hash), stage, tries=m.tries, wait_s=m.wait_s, client=work.client, pause=work.pause, keep=held.append): work.pause(0)
+    return held[0] if held else None
+
+# %% ../nbs/16c_collect.ipynb #62a52ef9
+def _here(w: Wanted, work: _Work) -> Answer | None:
+    "A photograph that was put in its place by a run that was killed before it could say so"
+    place = work.folder / w.path
+    if not place.is_file(): return None
+    sha256 = file_digest(place)
+    if w.sha256 and sha256 != w.sha256 or check_image(place, place.suffix, *((w.width, w.height) if work.sizes else ())): return None
+    return Answer(w.mission, w.id, "got", "", w.path, place.stat().st_size, sha256)
 
 
+def _put(data: bytes | None, stage: Path, place: Path) -> tuple[int, str]: # Bytes, SHA-256
+    "Give a photograph its place, all of it or nothing"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if data is None: n_bytes, sha256, whole = (stage / "image").stat().st_size, noted_hash(stage / "image").removeprefix("sha256:"), stage / "image"
+    else:
+        n_bytes, sha256, whole = len(data), hashlib.sha256(data).hexdigest(), stage.with_suffix(".whole")
+        with open(whole, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+    os.replace(whole, place)
+    if stage.exists(): shutil.rmtree(stage)
+    return n_bytes, sha256
+
+# %% ../nbs/16c_collect.ipynb #cf7260ef
 def _bring(w: Wanted, work: _Work) -> Answer:
     "Fetch one photograph, judge it and put it in its place"
     stage, place, problem = work.folder / ".incoming" / digest([w.mission, w.id], 24), work.folder / w.path, ""
+    if found := _here(w, work): return found
     for attempt in range(work.manners.tries):
-        try: _fetch(w, stage, work)
+        try: data = _fetch(w, stage, work)
         except FetchFailed as e:
-            shutil.rmtree(stage) if not e.passing else None
+            if not e.passing: shutil.rmtree(stage, ignore_errors=True)
             return Answer(w.mission, w.id, "wanted" if e.passing else "missing", "; ".join(dict.fromkeys(said for _, said in e.answers)))
-        if not (problem := check_image(stage / "image", place.suffix, *((w.width, w.height) if work.sizes else ()))): break
-        shutil.rmtree(stage)
+        if not (problem := check_image(data or stage / "image", place.suffix, *((w.width, w.height) if work.sizes else ()))): break
+        shutil.rmtree(stage, ignore_errors=True)
         if attempt + 1 < work.manners.tries: work.pause(work.manners.wait_s * 2**attempt)
     if problem: return Answer(w.mission, w.id, "missing", problem)
-    sha256, n_bytes = noted_hash(stage / "image").removeprefix("sha256:"), (stage / "image").stat().st_size
-    place.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(stage / "image", place)
-    shutil.rmtree(stage)
+    n_bytes, sha256 = _put(data, stage, place)
     return Answer(w.mission, w.id, "got", "", w.path, n_bytes, sha256)
 
 # %% ../nbs/16c_collect.ipynb #60f4eb42
@@ -248,11 +277,19 @@ def _settle(con, done: Iterable[Future]) -> list[Answer]:
     return answers
 
 
+def _waiting(ended: SimpleQueue) -> list[Future]: return [ended.get() for _ in range(ended.qsize())] # nobody else takes any
+
+
 @contextmanager
 def _alone(archive: Archive) -> Iterator[None]:
     "One process at a time fetches; others may list and ask"
+    incoming = Path(archive.folder) / ".incoming"
     try:
-        with FileLock(Path(archive.folder) / ".collect.lock", timeout=0): yield
+        with FileLock(Path(archive.folder) / ".collect.lock", timeout=0):
+            incoming.mkdir(exist_ok=True)
+            for stale in incoming.glob("*.whole"): stale.unlink() # of a run that was killed
+            yield
+            if not any(incoming.iterdir()): incoming.rmdir()
     except Timeout as e:
         raise CannotWrite(f"another process is fetching into {archive.folder}; wait for it, or stop it") from e
 
@@ -269,14 +306,14 @@ def iter_collect(
         if stop.wait(seconds): raise _Stopped
     with connect(archive) as con, _alone(archive), polite_client(manners, pause) as client, ThreadPoolExecutor(manners.threads) as pool:
         work = _Work(folder, client, manners, pause, defaultdict(partial(threading.Semaphore, manners.per_host)), sizes)
-        jobs, running = iter_wanted(con, query), set()
+        jobs, ended, running = iter_wanted(con, query), SimpleQueue(), 0
         try:
-            while running := running | {pool.submit(_bring, w, work) for w in islice(jobs, 2 * manners.threads - len(running))}:
-                done, rest = wait(running, return_when=FIRST_COMPLETED)
-                answers, running = _settle(con, done), rest
-                yield from answers
+            while True:
+                for running, w in enumerate(islice(jobs, 2 * manners.threads - running), running + 1): pool.submit(_bring, w, work).add_done_callback(ended.put)
+                if not (done := [ended.get(), *_waiting(ended)] if running else []): break
+                running -= len(done)
+                yield from _settle(con, done)
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
-            _settle(con, running)
-    if (left := folder / ".incoming").is_dir() and not any(left.iterdir()): left.rmdir()
+            _settle(con, _waiting(ended))

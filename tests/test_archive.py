@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from server import HTML, Mood, Server, ill, picture, shots
 
 from planetlab import collect, download
-from planetlab.archive import STATES, Archive, Query, add_records, connect, find, image_path, overview, reasons, want
+from planetlab.archive import STATES, Archive, Query, add_records, connect, find, image_path, overview, reasons, want, where
 from planetlab.collect import Manners, iter_collect, iter_sync
 from planetlab.core import CannotWrite, file_digest
 from planetlab.feeds import Patience
@@ -223,6 +223,25 @@ def test_a_query_finds_what_a_loop_finds(asked, camera, side, sols, azimuth, utc
                 and (lo <= r.azimuth_deg <= hi if lo <= hi else r.azimuth_deg >= lo or r.azimuth_deg <= hi)
                 and (utc is None or (utc[0] or "0") <= r.utc <= (utc[1] or "9") + "~"))
     assert set(find(asked, query).id) == {r.id for r in RECORDS if fits(r)}
+
+
+def test_what_is_in_place_but_not_noted_is_judged_not_fetched(server, tmp_path):
+    archive = collected(tmp_path, server)
+    before = noted(archive)
+    cut = next(iter(before))
+    (tmp_path / cut).write_bytes((tmp_path / cut).read_bytes()[:-9])
+    with connect(archive) as con: con.execute("UPDATE images SET state = 'wanted', path = '', sha256 = '', n_bytes = NULL")
+    server.forget()
+    assert [a.state for a in iter_collect(archive, manners=QUICK)] == ["got"] * 12
+    assert sum(server.asked.values()) == 1 and noted(archive) == tree(archive) == before
+
+
+@pytest.mark.parametrize("query", [Query(camera="navcam", sols=(1, 2)), Query(camera="navcam", utc=("2014-02-03", "2014-02-03")), Query(mission="curiosity", azimuth_deg=(3, 4), camera="navcam"),
+                                   Query(sols=(1, 1), colour="grey"), Query(width=(2000, None)), Query(mission="curiosity", sols=(1, 2), lmst_h=(11, 13)), Query(state="missing", mission="curiosity")])
+def test_no_question_reads_every_row(asked, query):
+    condition, values = where(query)
+    with connect(asked) as con: plan, = {row[3] for row in con.execute(f"EXPLAIN QUERY PLAN SELECT * FROM images WHERE {condition}", values)}
+    assert plan.startswith("SEARCH") and "(mission=?" not in plan and not plan.endswith("(camera=?)"), plan
 
 
 def test_an_archive_of_an_older_version_is_opened(server, tmp_path):
