@@ -43,7 +43,7 @@ _HEADS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*"
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
-def _decoded(path: Path | BytesIO) -> tuple[tuple[int, int], str]: # Width and height; what is wrong
+def _decoded(path: BytesIO) -> tuple[tuple[int, int], str]: # Width and height; what is wrong
     "Decode all there is; of a JPEG every coefficient, but not every pixel"
     try:
         with warnings.catch_warnings(), Image.open(path) as img:
@@ -62,18 +62,15 @@ def check_image(
     height: int | None = None, # px
 ) -> str: # What is wrong with it; empty if nothing is
     "Whether a file is a whole photograph"
-    file = BytesIO(path) if isinstance(path, bytes) else Path(path)
-    with nullcontext(file) if isinstance(path, bytes) else open(file, "rb") as f:
-        head = f.read(512)
-        f.seek(max(0, f.seek(0, os.SEEK_END) - 1024))
-        tail = f.read()
+    whole = path if isinstance(path, bytes) else Path(path).read_bytes()
+    head, tail = whole[:512], whole[-1024:]
     if re.match(rb"\s*<(!doctype|html|head|body|\?xml|error)", head.removeprefix(b"\xef\xbb\xbf"), re.I): return "a web page instead of a photograph"
     wanted, found = _FORMATS.get(suffix.lower()), next((kind for magic, kind in _HEADS.items() if head.startswith(magic)), "something unknown")
     if wanted is None: return "" if head else "empty"
     if found != wanted: return f"{found} under a name of {wanted}"
     if _ENDS.get(wanted, b"") not in tail: return f"{wanted} without its end"
-    size, problem = _decoded(file)
-    listed = (width or size[0], height or size[1])
+    size, problem = _decoded(BytesIO(whole))
+    listed = width or size[0], height or size[1]
     return problem or (f"{size[0]} x {size[1]} px, listed with {listed[0]} x {listed[1]}" if size != listed else "")
 
 # %% ../nbs/16c_collect.ipynb #822dd0aa

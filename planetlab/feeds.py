@@ -240,7 +240,7 @@ def iter_pages(
             totals.add(page.total)
             new += len(records)
             if records or problems or not reading: yield page._replace(records=records, problems=problems)
-        if len(totals) < 2 and not twice or reading and not new: return
+        if len(totals) < 2 and (not twice or reading and not new): return # nothing moved meanwhile
     if sol is not None: yield Page([], [Problem("moving", value=f"sol {sol}, {len(seen)} images")])
 
 
