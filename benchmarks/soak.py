@@ -27,12 +27,14 @@ from planetlab.sources import curiosity
 MANNERS = Manners(per_host=8, threads=12, wait_s=0.02)
 
 
-def collect_all(folder: Path, base: str) -> None:
-    "What a user does every day: list, want, fetch"
+def collect_all(folder: Path, base: str, progress=None) -> None:
+    "What a user does every day: list, want, fetch; `progress` counts pages listed and photographs answered"
+    def count(place):
+        if progress is not None: progress[place] += 1
     archive = Archive(folder)
-    for _ in iter_sync(archive, curiosity(base), patience=Patience(tries=8, wait_s=0.02)): pass
+    for _ in iter_sync(archive, curiosity(base), patience=Patience(tries=8, wait_s=0.02)): count(0)
     want(archive)
-    for _ in iter_collect(archive, manners=MANNERS): pass
+    for _ in iter_collect(archive, manners=MANNERS): count(1)
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -47,14 +49,18 @@ def arrive(server: Server, late: list, rng: random.Random):
     return before
 
 
-def killed(context, folder: Path, server: Server, late: list, kills: int, mean_s: float, rng: random.Random, whole: dict) -> dict:
-    "Run until it has been killed so often, then until nothing is left to do"
+def killed(context, folder: Path, server: Server, late: list, kills: int, rng: random.Random, whole: dict) -> dict:
+    "Run until it has been killed so often, one time in five while it lists, else while it fetches; then until nothing is left to do"
     done, partial, runs, at = 0, 0, 0, []
     while True:
-        child = context.Process(target=collect_all, args=(folder, server.url))
+        progress, place = context.Array("i", 2, lock=False), int(rng.random() > 0.2)
+        child = context.Process(target=collect_all, args=(folder, server.url, progress))
+        after = rng.randrange(25) if place == 0 else rng.randrange(2 * len(whole) // kills)
         child.start()
         runs += 1
-        child.join(rng.uniform(0, 2 * mean_s) if done < kills else None)
+        while done < kills and child.is_alive() and progress[place] <= after: time.sleep(0.002)
+        if done < kills: time.sleep(rng.uniform(0, 0.05))
+        else: child.join()
         if child.is_alive():
             os.kill(child.pid, signal.SIGKILL)
             child.join()
@@ -89,7 +95,7 @@ def main(n: int = 5000, kills: int = 50, share: float = 0.3) -> None:
         server = Server(all_shots[:n - n // 5])
         server.mood, server.before = ill(share, gone=gone), arrive(server, late, rng)
         begin = time.perf_counter()
-        told = killed(context, root / "killed", server, late, kills, calm_s / max(kills, 1), rng, whole)
+        told = killed(context, root / "killed", server, late, kills, rng, whole)
         took, here, archive = time.perf_counter() - begin, tree(root / "killed"), Archive(root / "killed")
         table = find(archive)
         noted = dict(zip(table.path[table.state == "got"], table.sha256[table.state == "got"]))
