@@ -247,7 +247,7 @@ def _put(data: bytes | None, stage: Path, place: Path) -> tuple[int, str]: # Byt
 def _bring(w: Wanted, work: _Work) -> Answer:
     "Fetch one photograph, judge it and put it in its place"
     stage, place, problem = work.folder / ".incoming" / digest([w.mission, w.id], 24), work.folder / w.path, ""
-    if found := _here(w, work): return found
+    if found := _here(w, work): return shutil.rmtree(stage, ignore_errors=True) or found # it was killed before it tidied up
     for attempt in range(work.manners.tries):
         try: data = _fetch(w, stage, work)
         except FetchFailed as e:
