@@ -42,5 +42,5 @@ INSTALL = $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e
 	touch $@ .venv/base.done
 
 .venv/dev.done: .venv/bin/uv settings.ini setup.py
-	$(INSTALL) '.[lab,dev,cluster,scale,backbones,segmentation]'
+	$(INSTALL) '.[lab,dev,cluster,scale,backbones,segmentation,color,diffusion]'
 	touch $@ .venv/base.done .venv/lab.done
