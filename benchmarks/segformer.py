@@ -1,16 +1,9 @@
 """A step of a SegFormer as a bare loop takes it and as `train.fit` does, and 64 bands mapped beside the model alone: `python benchmarks/segformer.py`
 
 Forward, backward and AdamW on 8 chips of 64 px, 64 bands, ten classes, one thread. The ways take turns, round after round. Seconds are of CPU, user and system, the median
-over rounds; `ratio` is over the bare loop. The map: 64 float32 bands from a tiled GeoTIFF, `rate` is that of the model alone on the same tiles over that of `map_scene`.
+over rounds; `ratio` is over the bare loop. The map: 64 float32 bands from a tiled GeoTIFF, band by band as in the public files, and pixel by pixel; its ratio is over the model alone on as many tiles.
 Writes `benchmarks/segformer.json`."""
-import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
 import tempfile
-from pathlib import Path
 
 import numpy as np
 import rasterio
@@ -25,9 +18,10 @@ from planetlab.seams import MapPlan
 from planetlab.segment import SegmentLoss
 from planetlab.text_controls import vector_predictor
 from planetlab.train import Recipe, fit, keep_memory
+from turns import cpu_s, take_turns
 
 WAYS = {"bare loop": ("bare", "no"), "bare loop, channels last": ("channels last", "no"), "train.fit": ("fit", "no"), "train.fit, counting classes": ("count", "no"),
-        "train.fit, bfloat16": ("fit", "bf16"), "map_scene": ("map", "no"), "model alone": ("alone", "no")}
+        "train.fit, bfloat16": ("fit", "bf16"), "map_scene": ("band", "no"), "map_scene, pixel by pixel on disk": ("pixel", "no"), "model alone": ("alone", "no")}
 
 
 def network():
@@ -65,49 +59,23 @@ def tiles_of(how, n):
     x /= np.linalg.norm(x, axis=0)
     with tempfile.TemporaryDirectory() as tmp:
         profile = {"driver": "GTiff", "count": 64, "height": side, "width": side, "dtype": "float32", "crs": "EPSG:32733", "nodata": np.nan,
-                   "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 7e6), "tiled": True, "blockxsize": 256, "blockysize": 256}
+                   "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 7e6), "tiled": True, "blockxsize": 256, "blockysize": 256, "interleave": how if how != "alone" else "band"}
         with rasterio.open(f"{tmp}/x.tif", "w", **profile) as dst: dst.write(x)
-        before = os.times()
-        if how == "map":
-            for _ in map_scene(open_embeddings(f"{tmp}/x.tif"), f"{tmp}/map", predict, plan=plan): pass
-        else:
-            tile = np.ascontiguousarray((x[None, :, :256, :256] + 1) / 2)
-            for _ in range(n * n): predict(tile)
-        after = os.times()
-    return after.user + after.system - before.user - before.system
+        tile = np.ascontiguousarray((x[None, :, :256, :256] + 1) / 2)
+        if how != "alone": return cpu_s(lambda: list(map_scene(open_embeddings(f"{tmp}/x.tif"), f"{tmp}/map", predict, plan=plan)))
+        return cpu_s(lambda: [predict(tile) for _ in range(n * n)])
 
 
 def measure(way, steps):
-    "CPU seconds of a step, or of a tile"
+    "CPU seconds of a step beyond the first few, or of a tile"
     how, precision = WAYS[way]
     torch.set_num_threads(1)
     keep_memory()
-    if how in ("map", "alone"): return tiles_of(how, 4) / 16
+    if how in ("band", "pixel", "alone"): return (tiles_of(how, 6) - tiles_of(how, 2)) / 32
     steps_of(how, precision, 2)
-    before = os.times()
-    steps_of(how, precision, steps)
-    after = os.times()
-    return (after.user + after.system - before.user - before.system) / steps
-
-
-def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, value in {"rounds": 5, "steps": 8}.items(): p.add_argument(f"--{name}", type=int, default=value)
-    p.add_argument("--child", metavar="WAY", help=argparse.SUPPRESS)
-    a = p.parse_args()
-    if a.child: return print(measure(a.child, a.steps))
-    took = {way: [] for way in WAYS}
-    for _ in range(a.rounds):
-        for way in WAYS:
-            out = subprocess.run([sys.executable, __file__, "--steps", str(a.steps), "--child", way], check=True, stdout=subprocess.PIPE, text=True)
-            took[way].append(float(out.stdout.split()[-1]))
-    mid = {way: statistics.median(s) for way, s in took.items()}
-    rows = [{"way": way, "cpu_s": round(mid[way], 4), "low": round(min(s), 4), "high": round(max(s), 4),
-             "ratio": round(mid[way] / mid["model alone" if "m" == way[0] else "bare loop"], 3)} for way, s in took.items()]
-    print("| way | CPU s a step or tile (low to high) | ratio |\n|---|--:|--:|")
-    for r in rows: print(f"| {r['way']} | {r['cpu_s']:.3f} ({r['low']:.3f} to {r['high']:.3f}) | {r['ratio']:.2f} |")
-    Path(__file__).with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+    few, many = (cpu_s(lambda n=n: steps_of(how, precision, n)) for n in (2, steps + 2)) # what a training costs once is in both
+    return (many - few) / steps
 
 
 if __name__ == "__main__":
-    main()
+    take_turns(__file__, __doc__, measure, WAYS, lambda way: "model alone" if way[0] == "m" else "bare loop", steps=16)

@@ -4,14 +4,6 @@ Forward, backward and AdamW on 8 chips of 128 px, one band, four classes, one th
 ResNet-18 against the same encoder under segmentation_models_pytorch's decoder. Then a frame of 1200 x 1648 px answered: by a naive loop over tiles
 of 256 px without overlap (edges filled with zeros, answers cut to the frame), and whole, as `segment.frame_probs` does. The ways take turns, round after round. Seconds are of CPU, user and
 system, per step, the median over rounds; `ratio` is over the first way of the same network. Writes `benchmarks/unet.json`."""
-import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
-from pathlib import Path
-
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
@@ -21,6 +13,7 @@ from planetlab.predict import torch_predictor
 from planetlab.segment import WholeFrame, frame_probs
 from planetlab.stretch import Stretch
 from planetlab.train import Recipe, fit, keep_memory
+from turns import cpu_s, take_turns
 
 WIDTHS = (16, 32, 64, 96)
 WAYS = {"plain, bare loop": ("plain", "bare", "no", False), "plain, bare loop, kept memory": ("plain", "bare", "no", True),
@@ -84,30 +77,9 @@ def measure(way, steps):
         for _ in fit(model, PixelLoss(), [batch] * n, tiny, Recipe(1, lr=1e-3, precision=precision)): pass
 
     run(1)
-    before = os.times()
-    run(steps)
-    after = os.times()
-    return (after.user + after.system - before.user - before.system) / steps
-
-
-def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, value in {"rounds": 5, "steps": 6}.items(): p.add_argument(f"--{name}", type=int, default=value)
-    p.add_argument("--child", metavar="WAY", help=argparse.SUPPRESS)
-    a = p.parse_args()
-    if a.child: return print(measure(a.child, a.steps))
-    took = {way: [] for way in WAYS}
-    for _ in range(a.rounds):
-        for way in WAYS:
-            out = subprocess.run([sys.executable, __file__, "--steps", str(a.steps), "--child", way], check=True, stdout=subprocess.PIPE, text=True)
-            took[way].append(float(out.stdout))
-    first = {net: next(w for w in WAYS if w.startswith(net)) for net in ("plain", "resnet18", "frame")}
-    rows = [{"way": way, "cpu_s_per_step": round(statistics.median(s), 4), "low": round(min(s), 4), "high": round(max(s), 4),
-             "ratio": round(statistics.median(s) / statistics.median(took[first[way.split(",")[0]]]), 3)} for way, s in took.items()]
-    print("| way | CPU s/step (low to high) | ratio |\n|---|--:|--:|")
-    for r in rows: print(f"| {r['way']} | {r['cpu_s_per_step']:.3f} ({r['low']:.3f} to {r['high']:.3f}) | {r['ratio']:.2f} |")
-    Path(__file__).with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+    return cpu_s(lambda: run(steps)) / steps
 
 
 if __name__ == "__main__":
-    main()
+    first = {net: next(w for w in WAYS if w.startswith(net)) for net in ("plain", "resnet18", "frame")}
+    take_turns(__file__, __doc__, measure, WAYS, lambda way: first[way.split(",")[0]], steps=6)

@@ -26,7 +26,7 @@ from .predictor import Predictor, pad_to
 from .segment import WholeFrame
 from .share import load_model
 from .stretch import Stretch, to_unit
-from .train import keep_memory
+from .train import keep_memory, memory_format
 
 # %% ../nbs/24a_predict.ipynb #7ad1a95a
 def weights_hash(
@@ -91,7 +91,7 @@ class _Network:
     def forward(self, x: Tensor, device: torch.device) -> Tensor:
         bf16 = self.how.precision == "bfloat16"
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16), _exact(device):
-            y = self.model(x.to(device, memory_format=torch.channels_last))
+            y = self.model(x.to(device, memory_format=memory_format(self.model)))
         wanted = (len(x), self.n_classes, *x.shape[2:])
         if not isinstance(y, Tensor) or y.shape != wanted:
             got = tuple(y.shape) if isinstance(y, Tensor) else f"a {type(y).__name__}"
@@ -142,7 +142,7 @@ def torch_predictor(
     "A network as a function of NumPy arrays"
     how, stride = Forward(**how), _stride(model, stride)
     if radius is None: radius = getattr(model, "radius", None)
-    fixed = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    fixed = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=memory_format(model))
     about = {"model": type(model).__qualname__, "layers": digest(repr(model)), "args": getattr(model, "args", None),
              "weights": weights_hash(model), "precision": how.precision, "micro_batch": how.micro_batch,
              "stretch": asdict(stretch) if stretch else None}

@@ -17,6 +17,7 @@ from torch import nn
 
 from . import __version__
 from .core import CannotWrite, Corrupt, ModelMismatch, atomic, file_digest, read_json, write_json
+from .train import memory_format
 
 # %% ../nbs/24_share.ipynb #25b83506
 FILES = ("model.safetensors", "config.json", "README.md") # Of a saved model; the last only where it is shared
@@ -74,7 +75,7 @@ def load_model(
         if known.get(key) != wanted:
             raise ModelMismatch(f"{folder} was made for {key} {known.get(key)!r}, and your data have {wanted!r}; use another model, "
                                 f"or leave {key!r} out of `expect` if you know better")
-    return model.eval().to(memory_format=torch.channels_last), config["about"]
+    return model.eval().to(memory_format=memory_format(model)), config["about"]
 
 # %% ../nbs/24_share.ipynb #a27ffc45
 def share_model(

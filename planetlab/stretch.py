@@ -48,9 +48,9 @@ def _prepare(
     valid: np.ndarray,  # (H, W) bool, True where `pixels` holds data
     levelled: bool,     # Remove the regional slope
     relative: bool,     # Divide by the tile's own spread
-) -> np.ndarray: # (C, H, W) float32; 0 where not `valid`
+) -> np.ndarray: # (C, H, W) float32, new; 0 where not `valid`
     "What comes before low and high"
-    pixels = level(pixels, valid) if levelled else np.where(valid, pixels, 0).astype("float32")
+    pixels = level(pixels, valid) if levelled else (pixels if valid.all() else np.where(valid, pixels, 0)).astype("float32")
     if not (relative and valid.any()): return pixels
     spread = pixels[:, valid].std(1)[:, None, None]
     return pixels / np.where(spread > 0, spread, 1)
@@ -127,7 +127,10 @@ def to_unit(
         raise BadInput(f"{len(pixels)} bands and a stretch for {len(stretch.low)}; fit the stretch on the same product")
     low, high = (np.array(v, "float32")[:, None, None] for v in (stretch.low, stretch.high))
     values = _prepare(pixels, valid, stretch.levelled, stretch.relative)
-    return np.where(valid, ((values - low) / (high - low)).clip(0, 1), np.float32(GAP))
+    values -= low
+    values /= high - low
+    values.clip(0, 1, out=values)
+    return values if valid.all() else np.where(valid, values, np.float32(GAP))
 
 
 def from_unit(

@@ -83,7 +83,11 @@ STRETCH = Stretch((-1,) * BANDS, (1,) * BANDS, unit="embedding") # From vectors 
 
 @dataclass(frozen=True)
 class _Vectors:
-    def __call__(self, pixels, valid): return to_unit(unit_vectors(pixels, valid), valid, STRETCH)
+    def __call__(self, pixels, valid): # as `to_unit` with `STRETCH`, without copies of 64 bands
+        x = unit_vectors(pixels, valid)
+        x += 1
+        x /= 2
+        return x.clip(0, 1, out=x)
 
 
 def vector_predictor(

@@ -99,6 +99,7 @@ def test_after_any_kill_a_rerun_gives_the_same_tree(one_server, points, seed):
 
 @posix
 def test_ctrl_c_leaves_a_consistent_archive(server, tmp_path):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler) # a shell may have started this in the background, deaf to it
     server.shots = shots(40)
     server.mood = lambda path, nth: Mood(latency=0.02)
     archive = listed(tmp_path, server)
@@ -106,6 +107,7 @@ def test_ctrl_c_leaves_a_consistent_archive(server, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         for i, _ in enumerate(iter_collect(archive, manners=QUICK)):
             if i == 5: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
     assert 5 < overview(archive).got.sum() < 40 and tree(archive) == noted(archive)
     left = int(overview(archive).wanted.sum())
     assert len(list(iter_collect(archive, manners=QUICK))) == left and len(noted(archive)) == 40

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,18 +20,26 @@ from ..core import BadInput, need
 _IGNORE = 255 # The label of a pixel that nobody labelled
 
 
+def _known(
+    logits: Tensor, # (B, K, H, W)
+    labels: Tensor, # (B, H, W) integer; 255: ignored
+) -> Tensor: # (B, H, W) bool, of the pixels that have a label
+    if logits.ndim != 4 or labels.is_floating_point() or labels.shape != (len(logits), *logits.shape[2:]):
+        raise BadInput(f"logits {tuple(logits.shape)} and {labels.dtype} labels {tuple(labels.shape)}; give (B, K, H, W) and integer (B, H, W)")
+    known = labels != _IGNORE
+    if (known & ((labels < 0) | (labels >= logits.shape[1]))).any():
+        low, high = labels[known].aminmax()
+        raise BadInput(f"labels from {int(low)} to {int(high)} for {logits.shape[1]} classes; ids count from 0, and 255 is no label")
+    return known
+
+
 def _labelled(
     logits: Tensor, # (B, K, H, W)
     labels: Tensor, # (B, H, W) integer; 255: ignored
 ) -> tuple[Tensor, Tensor]: # (N, K) float32 and (N,) int64, of the pixels that have a label
-    if logits.ndim != 4 or labels.is_floating_point() or labels.shape != (len(logits), *logits.shape[2:]):
-        raise BadInput(f"logits {tuple(logits.shape)} and {labels.dtype} labels {tuple(labels.shape)}; give (B, K, H, W) and integer (B, H, W)")
-    known = labels != _IGNORE
+    known = _known(logits, labels).flatten()
     rows, ids = logits.movedim(1, -1).flatten(0, 2).float(), labels.flatten().long()
-    if not known.all(): rows, ids = rows[known.flatten()], ids[known.flatten()] # picking costs more than the loss
-    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < logits.shape[1]:
-        raise BadInput(f"labels from {int(ids.min())} to {int(ids.max())} for {logits.shape[1]} classes; ids count from 0, and 255 is no label")
-    return rows, ids
+    return (rows, ids) if known.all() else (rows[known], ids[known]) # picking costs more than the loss
 
 # %% ../../nbs/34a_models.losses.ipynb #ea4494ea
 def label_weights(
@@ -51,10 +60,11 @@ class CrossEntropy:
     weights: tuple[float, ...] | None = None # (K,) of the classes; None: all alike
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        rows, ids = _labelled(logits, labels)
-        weight = None if self.weights is None else rows.new_tensor(self.weights)
-        total = len(ids) if weight is None else weight[ids].sum()
-        return F.cross_entropy(rows, ids, weight, reduction="sum") / max(total, 1e-12)
+        known, ids = _known(logits, labels), labels.long()
+        weight = None if self.weights is None else logits.new_tensor(self.weights, dtype=torch.float32)
+        total = known.sum() if weight is None else (weight[ids * known] * known).sum()
+        if not known.all(): logits = logits.masked_fill(~known[:, None], 0) # NaN of a pixel without a label reaches no slope
+        return F.cross_entropy(logits.float(), ids, weight, ignore_index=_IGNORE, reduction="sum") / total.clamp(min=1e-12)
 
 # %% ../../nbs/34a_models.losses.ipynb #97456954
 def _smp(

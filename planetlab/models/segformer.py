@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import BadInput, ModelMismatch, need
+from .unet import Freezable
 from ..stretch import GAP
 
 # %% ../../nbs/34b_models.segformer.ipynb #78192021
@@ -69,8 +70,9 @@ class Prototypes(nn.Module):
         self.sharp = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, x: Tensor) -> Tensor: # (B, C, h, w) -> (B, K, h, w) logits
-        texts = F.normalize(self.texts, dim=1)[:, :, None, None].to(x.dtype)
-        return F.conv2d(F.normalize(self.project(x), dim=1), texts) * self.sharp.clamp(max=math.log(100)).exp()
+        texts, x = F.normalize(self.texts, dim=1)[:, :, None, None].to(x.dtype), self.project(x)
+        length = x.square().sum(1, keepdim=True).clamp(min=1e-12).sqrt()
+        return F.conv2d(x, texts) / length * self.sharp.clamp(max=math.log(100)).exp()
 
 # %% ../../nbs/34b_models.segformer.ipynb #4b3ed7fc
 def _start(module: nn.Module) -> None:
@@ -100,26 +102,13 @@ def _network(bands: int, classes: int, d: Design) -> nn.Module:
     return net
 
 # %% ../../nbs/34b_models.segformer.ipynb #1c873362
-class _Freezes(nn.Module):
-    "A network whose `encoder` can stop learning"
-    def freeze(self, frozen: bool = True) -> "_Freezes":
-        "Keep the encoder as it is, or let it learn again"
-        self.args["frozen"] = frozen
-        self.encoder.requires_grad_(not frozen)
-        return self.train(self.training)
-
-    def train(self, mode: bool = True) -> "_Freezes":
-        super().train(mode)
-        if self.args["frozen"]: self.encoder.eval()
-        return self
-
-# %% ../../nbs/34b_models.segformer.ipynb #3e9943ba
 TEXT = ("none", "set", "prototypes") # How texts are read
 
 
-class SegFormer(_Freezes):
+class SegFormer(Freezable):
     "A hierarchical transformer with a light head, and texts of its classes if wanted"
     stride = 32 # Tiles begin at multiples of it, px; every pixel may look at the whole tile
+    memory_format = torch.contiguous_format # Attention wants pixels in rows; channels last cost a fifth of a step
 
     def __init__(self,
         bands: int = 64,      # C of a chip
