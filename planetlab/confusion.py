@@ -17,6 +17,7 @@ import pandas as pd
 from scipy import ndimage
 
 from .core import BadInput
+from .show import show_matrix
 
 # %% ../nbs/22a_confusion.ipynb #8af95852
 def _counted(
@@ -146,14 +147,10 @@ def show_confusion(
     title: str = "",            # Protocol in a few words
 ) -> plt.Axes:
     "Per cent of the pixels of each class that are predicted as each class"
-    total, n = counts.pixels.sum(0), len(counts.names)
-    if ax is None: _, ax = plt.subplots(figsize=(2.4 + 0.6 * n, 1.6 + 0.45 * n), layout="constrained")
-    share = total / np.maximum(total.sum(1, keepdims=True), 1)
-    ax.imshow(share, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-    for i, j in np.argwhere(total > 0): ax.text(j, i, f"{100 * share[i, j]:.3g}", ha="center", va="center", fontsize=8, c="k" if share[i, j] > 0.6 else "w")
-    ax.set(xlabel="predicted, % of the labelled", title=title, yticks=range(n), yticklabels=[f"{c} ({t:,} px)" for c, t in zip(counts.names, total.sum(1))])
-    ax.set_xticks(range(n), counts.names, rotation=30, ha="right")
-    return ax
+    total = counts.pixels.sum(0)
+    percent = [[f"{v:.3g}" for v in row] for row in 100 * total / np.maximum(total.sum(1, keepdims=True), 1)]
+    names = [f"{c} ({t:,} px)" for c, t in zip(counts.names, total.sum(1))]
+    return show_matrix(total, percent, names, counts.names, ax, title, "predicted, % of the labelled")
 
 # %% ../nbs/22a_confusion.ipynb #11478f85
 METRICS = ("iou", "dice", "precision", "recall", "boundary_f1")

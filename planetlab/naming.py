@@ -22,7 +22,7 @@ from sklearn.metrics.cluster import expected_mutual_information
 
 from .agreement import ari, interval, nmi
 from .core import BadInput, atomic
-from .show import show_intervals
+from .show import show_intervals, show_matrix
 
 # %% ../nbs/48_naming.ipynb #b542ebbe
 def _labelled(
@@ -245,15 +245,8 @@ def show_confusion(
     title: str = "",      # Protocol in a few words
 ) -> plt.Axes:
     "Counts, shaded by the share of each class"
-    n = len(counts)
-    if ax is None: _, ax = plt.subplots(figsize=(2 + 0.4 * n, 1.6 + 0.36 * n), layout="constrained")
-    share = counts.div(counts.sum(axis=1).clip(lower=1), axis=0).to_numpy()
-    ax.imshow(share, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-    for i, j in np.argwhere(counts.to_numpy() > 0):
-        ax.text(j, i, counts.iat[i, j], ha="center", va="center", fontsize=7, c="k" if share[i, j] > 0.6 else "w")
-    ax.set(xlabel="called", title=title, yticks=range(n), yticklabels=[f"{c} ({k})" for c, k in counts.sum(axis=1).items()])
-    ax.set_xticks(range(n + 1), counts.columns, rotation=90 if n > 6 else 30, ha="center" if n > 6 else "right")
-    return ax
+    names = [f"{c} ({k})" for c, k in counts.sum(axis=1).items()]
+    return show_matrix(counts.to_numpy(), counts.to_numpy(), names, list(counts.columns), ax, title, "called")
 
 # %% ../nbs/48_naming.ipynb #54673435
 def write_confusion(

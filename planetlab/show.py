@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'PALETTE', 'show_img', 'show_chips', 'colour_of', 'show_points', 'show_history', 'show_intervals',
-           'save_figure']
+           'show_matrix', 'save_figure']
 
 # %% ../nbs/02_show.ipynb #7109a847
 from collections.abc import Sequence
@@ -128,6 +128,26 @@ def show_intervals(
     ax.errorbar(value, y, xerr=reach, fmt="o", c="#0072B2", capsize=3)
     ax.axvline(0, ls=":", c="0.5")
     ax.set(yticks=y, yticklabels=names, title=title, xlabel=xlabel)
+    return ax
+
+# %% ../nbs/02_show.ipynb #75052818
+def show_matrix(
+    counts: np.ndarray,         # (N, M) numbers, 0 or more; shaded by their share of the row
+    texts: np.ndarray,          # (N, M) what is written where a count is not 0
+    rows: Sequence[str],        # (N,) names
+    columns: Sequence[str],     # (M,) names
+    ax: plt.Axes | None = None, # Where to draw; a new figure if None
+    title: str = "",            # Protocol in a few words
+    xlabel: str = "",           # What the columns are
+) -> plt.Axes:
+    "A table of counts, as a picture"
+    counts, (n, m) = np.asarray(counts, float), np.shape(counts)
+    if ax is None: _, ax = plt.subplots(figsize=(2.2 + 0.5 * m, 1.6 + 0.4 * n), layout="constrained")
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    ax.imshow(share, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    for i, j in np.argwhere(counts > 0): ax.text(j, i, texts[i][j], ha="center", va="center", fontsize=8, c="k" if share[i, j] > 0.6 else "w")
+    ax.set(xlabel=xlabel, title=title, yticks=range(n), yticklabels=rows)
+    ax.set_xticks(range(m), columns, rotation=90 if n > 6 else 30, ha="center" if n > 6 else "right")
     return ax
 
 # %% ../nbs/02_show.ipynb #71a3e1b4

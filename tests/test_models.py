@@ -129,11 +129,11 @@ def test_samples_follow_their_generator():
 @given(st.sampled_from((1, 2, 3, 5)), st.integers(1, 3), st.integers(0, 30), st.integers(0, 30), st.floats(0, 1))
 def test_similarity_is_that_of_torchmetrics(scales, bands, more_h, more_w, share):
     torch.manual_seed(more_h)
-    x = torch.rand(2, bands, (11 << scales - 1) + more_h, (11 << scales - 1) + more_w)
+    x = torch.rand(2, bands, (11 << scales - 1) + more_h, (11 << scales - 1) + more_w, dtype=torch.float64) # roots of what is nearly 0 need digits
     recon = share * x + (1 - share) * torch.rand_like(x)
     everywhere = torch.ones_like(x[:, :1], dtype=torch.bool)
     expected = reference(recon, x, data_range=1.0, betas=BETAS[:scales], reduction="none")
-    assert torch.allclose(ms_ssim(recon, x, everywhere, BETAS[:scales]), expected, atol=1e-5)
+    assert torch.allclose(ms_ssim(recon, x, everywhere, BETAS[:scales]), expected, atol=1e-7)
 
 
 @some

@@ -61,7 +61,7 @@ def _window(
     maps: Tensor, # (N, 1, H, W)
 ) -> Tensor: # (N, 1, H, W)
     "Gaussian average over 11 px, reflected at the edges"
-    g = torch.exp(-0.5 * ((torch.arange(11, device=maps.device) - 5) / 1.5).square())
+    g = torch.exp(-0.5 * ((torch.arange(11, dtype=maps.dtype, device=maps.device) - 5) / 1.5).square())
     g, n = g / g.sum(), len(maps)
     maps = F.pad(maps, (5, 5, 5, 5), mode="reflect").transpose(0, 1) # as the channels of one picture: forty times faster on a CPU
     across = F.conv2d(maps, g.view(1, 1, 1, 11).expand(n, -1, -1, -1), groups=n)
@@ -104,13 +104,14 @@ def ms_ssim(
     if side < need: raise BadInput(f"{side} px are too few for {len(betas)} scales, which need {need}; try BETAS[:{fits}]")
     parts = []
     with torch.autocast(x.device.type, enabled=False): # differences of squares do not survive 16 bits
-        a, b, v = torch.where(valid, recon.float(), 0), torch.where(valid, x.float(), 0), valid.float()
+        kind = torch.promote_types(x.dtype, torch.float32)
+        a, b, v = torch.where(valid, recon.to(kind), 0), torch.where(valid, x.to(kind), 0), valid.to(kind)
         for i in range(len(betas)):
             whole, contrast = _similarity(a, b, v)
             parts.append(contrast if i < len(betas) - 1 else whole)
-            a, b, v = _half(a, v), _half(b, v), (F.avg_pool2d(v, 2) > 0).float()
+            a, b, v = _half(a, v), _half(b, v), (F.avg_pool2d(v, 2) > 0).to(kind)
         s = torch.stack(parts, 1)
-        powers = torch.where(s > 0, s, 1) ** torch.tensor(betas, device=s.device)
+        powers = torch.where(s > 0, s, 1) ** torch.tensor(betas, dtype=kind, device=s.device)
         return torch.where(s > 0, powers, 0).prod(1)
 
 
