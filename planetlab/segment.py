@@ -181,7 +181,7 @@ class SegmentLoss:
     ) -> dict[str, Tensor]: # "loss"; "both K" and "either K": pixels of class K per crop
         "Run, judge, count"
         logits, labels = model(x), labels.long()
-        found, known = logits.detach().argmax(1), labels != IGNORE
+        found, known = logits.detach().max(1).indices, labels != IGNORE
         out = {"loss": self.loss(logits.float(), labels)}
         for k in range(logits.shape[1]):
             said, true = (found == k) & known, labels == k

@@ -134,5 +134,5 @@ class PixelLoss:
     ) -> dict[str, Tensor]: # `loss`, and `accuracy` in [0, 1]: part of the labelled pixels
         "Run, judge, count"
         logits, known = model(x), labels != _IGNORE
-        right = ((logits.argmax(1) == labels) & known).sum() / known.sum().clamp(min=1)
+        right = ((logits.detach().max(1).indices == labels) & known).sum() / known.sum().clamp(min=1)
         return {"loss": self.loss(logits, labels), "accuracy": right.float()}
