@@ -94,15 +94,15 @@ def score_frame(
     group: str,    # Its sol
 ) -> list[dict]: # One per answer: by, frame, group, `METRICS`, and the counts "said" and "true"
     "Judge answers on one frame, at the lightness of the truth"
-    out, true = [], _counts(lab[1:].numpy(), valid.numpy())
-    for name, ab in answers.items():
-        found = torch.cat([lab[:1], torch.from_numpy(np.ascontiguousarray(ab)).float()])[None]
-        row = {k: v.item() for k, v in colour_errors(found, lab[None], valid[None]).items()}
-        try: row["lpips"] = lpips(found, lab[None], valid[None]).item()
-        except Corrupt: row["lpips"] = np.nan
-        both = (colourfulness(v, valid[None]).item() for v in (found, lab[None]))
-        out.append({"by": name, "frame": frame, "group": group, **row, **dict(zip(METRICS[-2:], both)), "said": _counts(ab, valid.numpy()), "true": true})
-    return out
+    found = torch.stack([torch.cat([lab[:1], torch.from_numpy(np.ascontiguousarray(ab)).float()]) for ab in answers.values()])
+    true, ok = lab.expand_as(found), valid.expand(len(found), -1, -1)
+    columns = {k: v.tolist() for k, v in colour_errors(found, true, ok).items()}
+    try: columns["lpips"] = lpips(found, true, ok).tolist()
+    except Corrupt: columns["lpips"] = [np.nan] * len(found)
+    columns |= {"colourfulness": colourfulness(found, ok).tolist(), "colourfulness_true": colourfulness(lab[None], valid[None]).tolist() * len(found)}
+    there = _counts(lab[1:].numpy(), valid.numpy())
+    return [{"by": name, "frame": frame, "group": group, **{k: v[i] for k, v in columns.items()}, "said": _counts(ab, valid.numpy()), "true": there}
+            for i, (name, ab) in enumerate(answers.items())]
 
 # %% ../nbs/48d_colour_judged.ipynb #4c669dc6
 def _by_group(rows: Sequence[Mapping], by: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]: # (G, M) sums, (G, M) how many, (G, 2, cells), frames
