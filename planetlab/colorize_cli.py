@@ -18,6 +18,7 @@ def colorize_command(
     out: Annotated[str, typer.Option(help="Folder that gets NAME_coloured.png for each.")] = "coloured",
     recolour: Annotated[bool, typer.Option("--recolour", help="Replace the colours of frames that have some.")] = False,
     product: Annotated[str, typer.Option(help="Refuse a model that learned other colours: raw, calibrated or white-balanced.")] = "",
+    shrink: Annotated[int, typer.Option(help="Pixels that the network sees as one, a side. More for frames larger than those it learned from; 0: as it learned.")] = 0,
     device: Annotated[str, typer.Option(help="Where it computes: cpu, cuda.")] = "cpu",
 ):
     "Give grey frames plausible colour: for looking at, not for measuring."
@@ -27,7 +28,7 @@ def colorize_command(
     from planetlab.colour_frames import find_colorizer
     from planetlab.core import find_input
     frames = find_frames(files)
-    predict, about = find_colorizer(find_input(model), device, **({"product": product} if product else {}))
+    predict, about = find_colorizer(find_input(model), device, shrink, **({"product": product} if product else {}))
     done = list(tqdm(iter_colorized(frames, out, predict, recolour), total=len(frames), disable=not sys.stderr.isatty()))
     for d in done:
         if d.note: typer.echo(f"{d.path}: {d.note}", err=d.failed)

@@ -139,10 +139,12 @@ def colour_predictor(
 def find_colorizer(
     folder: str | Path,   # Of `save_model`, which was told `shrink`
     device: str = "cpu",  # Where it computes
+    shrink: int = 0,      # For frames of another size than it learned from; 0: as it learned
     **expect,             # What your frames are, e.g. product="raw"
 ) -> tuple[Predictor, dict]: # And what was said about the frames it learned from
     "A saved colorizer; raises `ModelMismatch` for a model of another kind, or of other frames"
     model, about = load_model(folder, expect)
     if not hasattr(model, "chroma") or "shrink" not in about:
         raise ModelMismatch(f"{folder} holds a {type(model).__name__}, which says no colours; give the folder `model` of a run of colorize")
-    return colour_predictor(model.to(device), about["shrink"]), about
+    if shrink < 0: raise BadInput(f"shrink {shrink}; use 1 or more, or 0 for that of the frames it learned from")
+    return colour_predictor(model.to(device), shrink or about["shrink"]), about
