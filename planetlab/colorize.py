@@ -52,7 +52,7 @@ def _strips(shape: tuple[int, int]) -> Iterator[slice]: # Of about a million pix
     rows = max(1, 2**20 // shape[1])
     yield from (slice(r, r + rows) for r in range(0, shape[0], rows))
 
-
+# %% ../nbs/55_colorize.ipynb #ce6ccf48
 def _said(light: np.ndarray, valid: np.ndarray, predict: Predictor, plan: MapPlan) -> np.ndarray: # (2, H, W) float32
     if predict.bands != 1 or len(predict.classes) != 2:
         raise ModelMismatch(f"a model of {predict.bands} bands that says {', '.join(predict.classes[:4])}; a colorizer is given L* and says a* and b*")
@@ -105,7 +105,7 @@ def find_frames(
         found += inside
     return list(dict.fromkeys(found))
 
-
+# %% ../nbs/55_colorize.ipynb #551f8a52
 def _write(out: Path, rgb: np.ndarray, valid: np.ndarray, about: dict) -> None:
     "A picture that says what it is"
     said = PngInfo()

@@ -47,7 +47,7 @@ class _Lookup:
     def __call__(self, light: np.ndarray, valid: np.ndarray) -> np.ndarray: # (H, W), (H, W) -> (2, H, W)
         return self.table()[:, _cells(light, self.rows)]
 
-
+# %% ../nbs/48d_colour_judged.ipynb #4f8c789e
 class _Nearest:
     "Chroma of the most similar frame, by lightness"
     def __init__(self, frames: Sequence[tuple[np.ndarray, np.ndarray]]):
@@ -129,7 +129,7 @@ def _limits(drawn: np.ndarray, groups: int) -> tuple: # 2.5 and 97.5 percent poi
     if groups < 2 or np.isnan(drawn).all(): return np.nan, np.nan
     return tuple(np.nanpercentile(drawn, [2.5, 97.5]))
 
-
+# %% ../nbs/48d_colour_judged.ipynb #f7c7bc0f
 def judge_colours(
     rows: Sequence[Mapping], # From `score_frame`, of all frames
     draws: int = 1000,       # Bootstrap samples of groups

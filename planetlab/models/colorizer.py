@@ -30,7 +30,7 @@ def _whole(x: Tensor, stride: int) -> Tensor: # Sides that are multiples of `str
 def _squared(ab: Tensor, true: Tensor, valid: Tensor) -> Tensor: # Mean square over the valid pixels
     return torch.where(valid[:, None], ab - true, 0).square().sum() / (2 * valid.sum()).clamp(min=1)
 
-
+# %% ../../nbs/35a_models.colorizer.ipynb #7c85495f
 class SeedColorizer(nn.Module):
     "`Network6` (regression) or `Network_Prob` (classification) of the rover seed"
     stride = 16
@@ -68,6 +68,12 @@ class SeedColorizer(nn.Module):
         return sum(F.cross_entropy(half, b, ignore_index=-1, reduction="sum") for half, b in zip(y.chunk(2, 1), bins.unbind(1))) / (2 * valid.sum()).clamp(min=1)
 
 # %% ../../nbs/35a_models.colorizer.ipynb #004750af
+def _unet(encoder: str, widths: list[int]) -> nn.Module:
+    unet, depth = need("segmentation_models_pytorch", "segmentation").Unet, len(widths)
+    try: return unet(encoder, depth, None, decoder_channels=widths, in_channels=1, classes=widths[-1])
+    except (KeyError, ValueError, RuntimeError) as e: raise BadInput(f'no encoder {encoder!r} of depth {depth}: {e}; "resnet18" is one') from e
+
+# %% ../../nbs/35a_models.colorizer.ipynb #aa2234b1
 class Colorizer(nn.Module):
     "A U-Net that says a distribution over joint bins of a* and b*, or their means"
     def __init__(self,
@@ -81,10 +87,7 @@ class Colorizer(nn.Module):
         if head not in ("bins", "regression") or not 3 <= len(widths) <= 5 or min(widths) < 1 or not temperature > 0:
             raise BadInput(f'head {head!r}, widths {widths}, temperature {temperature}; use "bins" or "regression", 3 to 5 widths of 1 or more, and a temperature above 0')
         self.args = {"encoder": encoder, "head": head, "widths": list(widths), "step": step, "temperature": temperature}
-        unet, depth = need("segmentation_models_pytorch", "segmentation").Unet, len(widths)
-        try: self.net = unet(encoder, depth, None, decoder_channels=list(widths), in_channels=1, classes=widths[-1])
-        except (KeyError, ValueError, RuntimeError) as e: raise BadInput(f'no encoder {encoder!r} of depth {depth}: {e}; "resnet18" is one') from e
-        self.stride = 2**depth # Tiles begin at multiples of it, px
+        self.net, self.stride = _unet(encoder, list(widths)), 2**len(widths) # Tiles begin at multiples of the stride, px
         self.register_buffer("bins", gamut_bins(step))
         self.register_buffer("weights", torch.ones(len(self.bins)))
         self.head = nn.Conv2d(widths[-1], len(self.bins) if head == "bins" else 2, 1)
