@@ -8,7 +8,6 @@ __all__ = ['LPIPS_NETS', 'to_lab', 'to_rgb', 'delta_e00', 'colour_errors', 'colo
 # %% ../nbs/22b_color.ipynb #49db6a28
 from pathlib import Path
 
-import numpy as np
 import torch
 from skimage.color import deltaE_ciede2000
 from torch import Tensor
