@@ -13,11 +13,13 @@ import typer
 
 from . import __version__
 from .archive_cli import app as archive_app
+from .colorize_cli import colorize_command
 
 # %% ../nbs/62_cli.ipynb #838dcfd7
 app = typer.Typer(help="Planetary imagery into datasets, models, clusters and maps that a geologist can trust.",
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(archive_app, name="archive")
+app.command("colorize")(colorize_command)
 
 
 def _version(wanted: bool):
