@@ -59,7 +59,7 @@ def memorised(
     "Are samples suspiciously near to single training pictures?"
     ratio, own = unseen.ratio, np.asarray(groups).astype(str)
     names = np.unique(own)
-    if len(own) != len(ratio) or len(names) < 4: raise BadInput(f"{len(ratio)} unseen photographs in {len(names)} groups; give a group for each, four or more")
+    if len(own) != len(ratio) or len(names) < 2: raise BadInput(f"{len(ratio)} unseen photographs in {len(names)} groups; give a group for each, two or more")
     null = []
     for _ in range(draws):
         first = np.isin(own, rng.permutation(names)[:len(names) // 2])
