@@ -136,6 +136,7 @@ def precision_recall(
     def covered(by, what): # share of `what` inside a ball of `by`
         k_here = min(k, len(by) - 1)
         reach = NearestNeighbors(n_neighbors=k_here + 1).fit(by).kneighbors(by)[0][:, -1]
+        reach = np.where(reach <= np.median(reach), reach, -1.0)
         far = np.sqrt(np.maximum(np.square(what).sum(1)[:, None] - 2 * what @ by.T + np.square(by).sum(1), 0))
         return float((far <= reach).any(1).mean())
     return covered(real, fake), covered(fake, real)
