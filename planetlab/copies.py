@@ -9,7 +9,6 @@ __all__ = ['Near', 'nearest_training', 'memorised', 'added_samples']
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from sklearn.base import clone

@@ -35,7 +35,7 @@ def _falling(left: Tensor) -> Schedule: # (T + 1,) share left before each step a
     beta = (1 - left[1:] / left[:-1]).clamp(0, 0.999)
     return Schedule(beta, (1 - beta).cumprod(0))
 
-
+# %% ../../nbs/37_models.diffusion.ipynb #5026d7b9
 def linear_schedule(
     start: float = 1e-4, # First beta
     end: float = 0.02,   # Last beta
