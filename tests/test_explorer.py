@@ -1,0 +1,366 @@
+"Labels with a past, maps without seams, and the one-file explorer in a real browser without a network"
+import io
+import re
+import shutil
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from planetlab.bodies import MARS, MOON, VENUS, distance_m
+from planetlab.core import BadInput
+from planetlab.explore import RunView
+from planetlab.explorer_page import make_atlas, write_explorer
+from planetlab.footprint_map import choose_charts, footprint_centres, footprint_corners, graticule, project, project_outlines
+from planetlab.grid import footprint, grid_around
+from planetlab.labelling import halves, merge_labels, name_rows, read_labels, redo, split_label, spread_labels, start_labels, undo, write_labels
+from planetlab.search import build_index, like
+
+IDS = [f"r{i}" for i in range(12)]
+STEPS = st.lists(st.tuples(st.sets(st.integers(0, 11), min_size=1), st.sampled_from(["dunes", "ripples", "", "a, \"b\""]), st.sampled_from("nnnmsu")), max_size=8)
+
+
+def after(steps):
+    "Labels after some steps, and the codes and names after each"
+    labels, seen = start_labels(IDS), []
+    for rows, name, kind in steps:
+        used = sorted(set(labels.of_rows) - {""})
+        if kind == "m" and used and name: labels = merge_labels(labels, used[:2], name)
+        elif kind == "s" and used:
+            n = (labels.of_rows == used[0]).sum()
+            labels = split_label(labels, used[0], np.arange(n) % 2)
+        elif kind == "u": labels = undo(labels)
+        else: labels = name_rows(labels, list(rows), name)
+        seen.append(labels)
+    return labels, seen
+
+
+@settings(deadline=None, max_examples=60)
+@given(STEPS)
+def test_every_step_can_be_taken_back_and_done_again(steps):
+    labels, _ = after(steps)
+    back = labels
+    while back.done:
+        again = redo(undo(back))
+        assert (again.codes == back.codes).all() and len(again.done) == len(back.done)
+        back = undo(back)
+    assert (back.codes == -1).all()
+    for _ in labels.done: back = redo(back)
+    assert (back.codes == labels.codes).all() and len(back.undone) == len(labels.undone)
+
+
+@settings(deadline=None, max_examples=40)
+@given(steps=STEPS)
+def test_values_are_never_changed_and_come_back_from_files(steps, tmp_path_factory):
+    labels, seen = after(steps)
+    names = [s.of_rows.tolist() for s in seen]
+    after(steps)
+    assert names == [s.of_rows.tolist() for s in seen]
+    if (labels.codes < 0).all(): return
+    for kind in ("csv", "parquet"):
+        path = tmp_path_factory.getbasetemp() / f"labels.{kind}"
+        write_labels(path, labels)
+        assert read_labels(path, IDS[::-1]).of_rows.tolist() == labels.of_rows[::-1].tolist()
+
+
+def test_a_step_keeps_only_the_rows_it_touched():
+    labels = start_labels([str(i) for i in range(10_000)])
+    for i in range(50): labels = name_rows(labels, [i], "a")
+    assert sum(c.rows.nbytes + c.before.nbytes + c.after.nbytes for c in labels.done) < 50 * 20
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.floats(-180, 180), st.floats(-90, 90), st.sampled_from([MARS, MOON, VENUS]), st.floats(1e4, 8e5))
+def test_a_footprint_is_one_ring_of_the_right_size_anywhere(lon, lat, body, wide):
+    square = footprint(grid_around(body, lon, lat, wide, 16), body)
+    (x,), (y,) = footprint_centres([square], body)
+    assert distance_m(body, x, y, lon, lat) < 0.02 * wide + 1
+    (chart,) = choose_charts(*footprint_corners([square]), body)
+    ((ring,),) = project_outlines(chart, [square])
+    assert shapely.Polygon(ring).area == pytest.approx(wide**2, rel=0.08)
+    assert np.isfinite(project(chart, [x], [y])).all() and graticule(chart).lines
+
+
+def test_the_whole_body_cuts_at_its_edge_and_nowhere_else():
+    squares = [footprint(grid_around(MARS, lon, lat, 6e5, 16), MARS) for lon, lat in ((0, 10), (90, 0), (179, -5), (30, -88))]
+    whole, south = choose_charts(*footprint_corners(squares), MARS)
+    for centre in (0.0, 90.0, 175.0):
+        for shape, rings in zip(squares, project_outlines(whole._replace(lon=centre), squares)):
+            assert all(np.abs(r).max() <= np.pi * MARS.equatorial_m * 1.001 for r in rings)
+            if shape is not squares[3]: assert sum(shapely.Polygon(r).area for r in rings) == pytest.approx(3.6e11, rel=0.03) # near the equator the map is true
+    assert south.name == "south pole" and [len(r) for r in project_outlines(south, squares)] == [0, 0, 0, 1]
+
+
+# ---- the page
+def blobs(n=240):
+    "Four groups at the corners, with places across 180 degrees, and words that try to break out"
+    rng = np.random.default_rng(5)
+    cluster = np.arange(n) % 4
+    corner = np.array([(-1, -1), (1, -1), (-1, 1), (1, 1)])[cluster]
+    xy = 5 * corner + rng.normal(0, 0.5, (n, 2))
+    z = np.c_[xy + rng.normal(0, 0.2, (n, 2)), rng.normal(0, 0.3, (n, 3))].astype("float32")
+    ids = [f"id{i:03}" for i in range(n)]
+    ids[7], ids[11] = '</script><img src=x onerror="document.title=1">', 'comma, "quote"\u2028'
+    table = pd.DataFrame({"id": ids, "cluster": cluster, "kind": np.array(["dune", "rock", "<b>sun</b>", "wheel"])[cluster], "sequence": np.arange(n) // 4, "height": rng.normal(size=n)})
+    table["map_x"], table["map_y"] = xy.T
+    shade = np.broadcast_to(np.arange(n, dtype="uint8")[:, None, None], (n, 40, 40))
+    places = gpd.GeoDataFrame({"id": ids}, geometry=[footprint(grid_around(MARS, 178 + 4 * rng.random(), 3 * rng.random(), 2e4, 8), MARS, 2) for _ in ids], crs=MARS.lonlat_crs.to_wkt())
+    return RunView(table, {"sar": shade, "topo": 255 - shade}, places, z)
+
+
+@pytest.fixture(scope="module")
+def view(): return blobs()
+
+
+@pytest.fixture(scope="module")
+def page_file(view, tmp_path_factory):
+    path = tmp_path_factory.mktemp("explorer") / "explorer.html"
+    write_explorer(path, view, "Four <blobs> & more", "Made up.")
+    return path
+
+
+def test_thumbnails_keep_their_order_and_their_room(view):
+    atlas = make_atlas(view.chips, 1e5)
+    assert sum(map(len, atlas.sheets)) <= 1e5 and atlas.width == 2 * atlas.height
+    sheet = np.asarray(Image.open(io.BytesIO(atlas.sheets[0])).convert("L"), int)
+    for i in (0, 31, 32, 239):
+        r, c = i // 32 * atlas.height, i % 32 * atlas.width
+        left, right = (sheet[r + 4:r + atlas.height - 4, c + s + 4:c + s + atlas.height - 4].mean() for s in (0, atlas.height))
+        assert abs(left - i) < 4 and abs(right - (255 - i)) < 4
+    many = {"sar": np.broadcast_to(view.chips["sar"][:1], (2500, 40, 40))}
+    assert len(make_atlas(many).sheets) == 3 and make_atlas(many, 10) is None
+
+
+def test_the_file_is_whole_and_asks_nobody(page_file):
+    text = page_file.read_text()
+    assert re.search(r"default-src 'none'", text) and not re.search(r"<script[^>]+src=|<link|<img[^>]+src=[\"']?http|@import", text.split('id="about"')[0])
+    assert "<blobs>" not in text and "</script><img" not in text and list(page_file.parent.iterdir()) == [page_file]
+
+
+def test_what_does_not_fit_together_is_refused(view, tmp_path):
+    for bad, message in ((view._replace(table=view.table.drop(columns="map_x")), "map_x"), (view._replace(z=view.z[:-1]), "239"), (view._replace(z=view.z * np.nan), "NaN"),
+                         (view._replace(table=view.table.assign(id="a")), "1 different ids")):
+        with pytest.raises(BadInput, match=message): write_explorer(tmp_path / "x.html", bad, "x")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- in a browser
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TESTS of the explorer: playwright is not installed")
+    if CHROMIUM is None: pytest.skip("NO BROWSER TESTS of the explorer: there is no chromium on this machine")
+    with api.sync_playwright() as p:
+        found = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def opened(browser, page_file):
+    "The page, offline; what went wrong is in `page.wrong`"
+    context = browser.new_context(viewport={"width": 640, "height": 700}, offline=True, accept_downloads=True)
+    page = context.new_page()
+    page.wrong, page.late = [], pytest.importorskip("playwright.sync_api").TimeoutError
+    context.route(re.compile("^https?:"), lambda route: (page.wrong.append(f"asked for {route.request.url}"), route.abort()))
+    page.on("console", lambda m: page.wrong.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda e: page.wrong.append(str(e)))
+    page.on("requestfailed", lambda r: page.wrong.append(f"missing {r.url[:80]}"))
+    page.goto(page_file.as_uri())
+    page.wait_for_selector("body[data-ready]", timeout=120_000)
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def page(opened):
+    "Nothing named, nothing selected, and no error at the end"
+    opened.evaluate("""() => { while (explorer.labels.done.length) document.getElementById("undo").click(); explorer.select([]);
+                       for (const id of ["search", "name"]) document.getElementById(id).value = "";
+                       const by = document.getElementById("by"); by.value = "cluster"; by.dispatchEvent(new Event("change")); }""")
+    yield opened
+    assert opened.wrong == [] and opened.title() == "Four <blobs> & more"
+
+
+def lasso(page, left, low, right, high, plot="#latent-map"):
+    "Draw around a part of a map; fractions of it from the left and from the top"
+    page.locator(plot).scroll_into_view_if_needed()
+    b = page.locator(plot).bounding_box()
+    at = [(b["x"] + b["width"] * x, b["y"] + b["height"] * y) for x, y in ((left, low), (right, low), (right, high), (left, high), (left, low))]
+    for attempt in range(5): # on a busy machine the first move comes late, and bokeh takes it for a long press
+        page.mouse.move(*at[0])
+        page.mouse.down()
+        for p in at[1:]: page.mouse.move(*p)
+        page.mouse.up()
+        try: return page.wait_for_function("explorer.selected().length > 0", timeout=4000)
+        except page.late: continue
+    raise AssertionError("five lassos, and nothing was ever selected")
+
+
+def selected(page): return sorted(page.evaluate("Array.from(explorer.selected())"))
+def choose(page, rows): page.evaluate("rows => explorer.select(rows)", [int(r) for r in rows])
+
+
+def named(page, rows, name):
+    choose(page, rows)
+    page.fill("#name", name)
+    page.click("#name-selected")
+
+
+def of_rows(page): return page.evaluate("Array.from(explorer.labels.codes, c => c < 0 ? '' : explorer.labels.names[c])")
+
+
+def exported(page, button, path):
+    with page.expect_download() as got: page.click(button)
+    got.value.save_as(path)
+    return path
+
+
+def test_lasso_name_export(page, view, tmp_path):
+    lasso(page, 0.5, 0.02, 0.93, 0.48)
+    right = np.flatnonzero(view.table.cluster == 3).tolist()
+    assert selected(page) == right
+    assert page.locator("#sheet button").count() == 60 and page.inner_text("#sheet-said") == "Selected images: 60"
+    page.fill("#name", 'big,  "wheel" ')
+    page.press("#name", "Enter")
+    choose(page, [])
+    lasso(page, 0.02, 0.02, 0.48, 0.48)
+    page.fill("#name", "sun")
+    page.click("#name-selected")
+    truth = pd.Series("", view.table.id)
+    truth.iloc[right], truth.iloc[np.flatnonzero(view.table.cluster == 2)] = 'big, "wheel"', "sun"
+    got = pd.read_csv(exported(page, "#csv", tmp_path / "labels.csv"), dtype=str, keep_default_na=False, lineterminator="\n")
+    got.columns = [c.strip() for c in got.columns]
+    want = view.table[truth.to_numpy() != ""]
+    assert got.id.tolist() == want.id.tolist() and got.label.tolist() == truth[truth != ""].tolist()
+    assert got.kind.tolist() == want.kind.tolist() and got.cluster.tolist() == want.cluster.astype(str).tolist()
+    for suffix in ("csv", "json"):
+        back = read_labels(exported(page, f"#{suffix}", tmp_path / f"labels.{suffix}"), view.table.id)
+        assert back.of_rows.tolist() == truth.tolist()
+    while page.is_enabled("#undo"): page.click("#undo")
+    assert set(of_rows(page)) == {""}
+    page.set_input_files("#import", tmp_path / "labels.csv")
+    page.wait_for_function("explorer.labels.done.length === 1")
+    assert of_rows(page) == truth.tolist()
+    (tmp_path / "other.csv").write_text("id,label\nnobody,sand\n")
+    page.set_input_files("#import", tmp_path / "other.csv")
+    page.wait_for_function("document.getElementById('said').textContent.includes('another run')")
+
+
+def test_the_same_steps_as_in_python(page, view):
+    labels = start_labels(view.table.id)
+    for rows, name in ((range(0, 240, 4), "a"), (range(1, 240, 4), "b"), (range(2, 240, 8), "c")):
+        named(page, rows, name)
+        labels = name_rows(labels, rows, name)
+    page.select_option("#by", "label")
+    for g in ("a", "b"): page.check(f'[aria-label="tick {g}"]')
+    page.fill("#name", "ab")
+    page.click("#name-ticked")
+    labels = merge_labels(labels, ["a", "b"], "ab")
+    assert of_rows(page) == labels.of_rows.tolist()
+    page.check('[aria-label="tick ab"]')
+    page.click("#split")
+    labels = split_label(labels, "ab", halves(view.z[labels.of_rows == "ab"]))
+    assert [set(view.table.cluster[labels.of_rows == f"ab {k}"]) for k in (1, 2)] in ([{0}, {1}], [{1}, {0}])
+    assert len({*zip(of_rows(page), labels.of_rows)}) == 4 # the halves may have changed places: they are equally large
+    for move in (undo, undo, redo):
+        page.click(f"#{move.__name__}")
+        labels = move(labels)
+    assert of_rows(page) == labels.of_rows.tolist()
+
+
+def test_search_likeness_and_head_agree_with_python(page, view):
+    page.fill("#search", "<B>SUN")
+    page.press("#search", "Enter")
+    assert selected(page) == np.flatnonzero(view.table.cluster == 2).tolist()
+    choose(page, [8])
+    page.click("#like")
+    z = (view.z - view.z.mean(0)) / view.z.std(0)
+    truth = like(build_index(z, view.table.sequence), [8], 24).rows[0]
+    assert len(set(selected(page)) & set(truth)) >= 22 and 8 not in selected(page) # latents travel as one byte a number
+    labels = start_labels(view.table.id)
+    for rows, name in ((range(0, 40, 4), "west"), (range(1, 40, 4), "east"), (range(3, 40, 4), "north")):
+        named(page, rows, name)
+        labels = name_rows(labels, rows, name)
+    page.click("#spread")
+    truth, told = spread_labels(labels, view.z), page.evaluate("(() => { const h = explorer.head(); return [Array.from(h.codes, c => explorer.labels.names[c]), Array.from(h.p)]; })()")
+    assert np.mean(np.array(told[0]) == np.array(labels.names)[truth.codes]) > 0.98 and np.abs(np.array(told[1]) - truth.p).mean() < 0.03
+    page.fill("#least", "0.7")
+    page.click("#accept")
+    sure = truth.p > 0.75
+    assert [labels.names[c] for c in truth.codes[sure & (labels.codes < 0)]] == np.array(of_rows(page))[sure & (labels.codes < 0)].tolist()
+    page.click("#undo")
+    assert of_rows(page) == labels.of_rows.tolist()
+
+
+def test_both_maps_and_the_thumbnails_are_one_selection(page, view):
+    lasso(page, 0.3, 0.1, 0.6, 0.9, "#body-map")
+    some = selected(page)
+    assert 5 < len(some) < 235 and page.evaluate("Bokeh.documents[0].get_model_by_name('outlines').data.xs.length") == len(some)
+    lon, lat = footprint_centres(view.footprints.geometry, MARS)
+    x = project(choose_charts(*footprint_corners(view.footprints.geometry), MARS)[0], lon, lat)[:, 0]
+    assert np.ptp(x[some]) < np.ptp(x) * 0.8 # a band of neighbours, though it crosses 180 degrees
+    choose(page, [239])
+    shot = Image.open(io.BytesIO(page.locator("#sheet button").first.screenshot())).convert("L")
+    w, h = shot.size
+    assert abs(shot.getpixel((w // 4, h // 2)) - 239) < 6 and abs(shot.getpixel((3 * w // 4, h // 2)) - 16) < 6
+    assert "height" in page.inner_text("#detail") and view.table.id[239] in page.inner_text("#detail")
+
+
+def test_everything_by_keyboard(page, view):
+    page.focus("#search")
+    page.keyboard.type("wheel")
+    page.keyboard.press("Enter")
+    for _ in range(2): page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "name"
+    page.keyboard.type("wheels")
+    page.keyboard.press("Enter")
+    assert set(np.array(of_rows(page))[(view.table.cluster == 3).to_numpy()]) == {"wheels"}
+    page.focus("#sheet button")
+    page.keyboard.press("Enter")
+    assert view.table.id[3] in page.inner_text("#detail")
+    page.keyboard.press("Control+z")
+    assert set(of_rows(page)) == {""}
+    page.keyboard.press("Escape")
+    assert selected(page) == []
+    bare = page.evaluate("""[...document.querySelectorAll("button, input, select, [role=img]")].filter(e => !e.closest(".bk-Figure") && e.offsetParent
+        && !(e.textContent.trim() || e.getAttribute("aria-label") || (e.labels && e.labels.length))).map(e => e.outerHTML.slice(0, 80))""")
+    assert bare == []
+
+
+CONTRAST = """() => { const lum = c => { const v = c.match(/[\\d.]+/g).slice(0, 3).map(x => x / 255).map(x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * v[0] + 0.7152 * v[1] + 0.0722 * v[2]; };
+  const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$|transparent/.test(c)) return c; } return getComputedStyle(document.body).backgroundColor; };
+  return [...document.querySelectorAll("h1, h2, p, label, button:not(:disabled), input, select, th, td, td button, figcaption, dt, dd")].filter(e => e.offsetParent && !e.closest(".plot")).map(e => {
+    const [a, b] = [lum(getComputedStyle(e).color), lum(ground(e))].sort((x, y) => y - x); return [(a + 0.05) / (b + 0.05), e.tagName + " " + e.textContent.slice(0, 20)]; }); }"""
+
+
+def test_readable_on_a_phone_in_light_and_dark(page):
+    choose(page, [3])
+    try:
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            worst = min(page.evaluate(CONTRAST))
+            assert worst[0] >= 4.5, worst
+            page.wait_for_function("Bokeh.documents[0].get_model_by_name('latents').background_fill_color === getComputedStyle(document.documentElement).getPropertyValue('--paper').trim()")
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.wait_for_function("document.documentElement.scrollWidth <= 390")
+    finally:
+        page.set_viewport_size({"width": 640, "height": 700})
+        page.emulate_media(color_scheme="light")
+
+
+def test_labels_outlast_the_tab(opened):
+    opened.evaluate("explorer.select([1, 2, 3])")
+    opened.fill("#name", "kept")
+    opened.click("#name-selected")
+    opened.reload()
+    opened.wait_for_selector("body[data-ready]", timeout=120_000)
+    assert np.flatnonzero(np.array(of_rows(opened)) == "kept").tolist() == [1, 2, 3] and opened.wrong == []
