@@ -56,9 +56,10 @@ def _formulas(text: str) -> str: # Inline formulas as pictures, for no page may 
 
     def draw(m: re.Match) -> str:
         made = BytesIO()
-        math_to_image(f"${m[1]}$", made, format="svg")
-        svg = re.search(r"<svg.*</svg>", made.getvalue().decode(), re.S)[0]
-        return re.sub("<svg", f'<svg class=formula role=img aria-label="{html.escape(m[1])}"', svg, count=1)
+        try: math_to_image("$" + re.sub(r"\\([gl]e)(?![a-z])", r"\\\1q", m[1]) + "$", made, format="svg")
+        except ValueError: return f"<code>{html.escape(m[1])}</code>"
+        svg = re.search(r"<svg(.*</svg>)", made.getvalue().decode(), re.S)[1]
+        return f'<svg class=formula role=img aria-label="{html.escape(m[1])}"{svg}'
     return re.sub(r"(?<![\w$\\])\$([A-Za-z\\][^$\n]*[\\^_=][^$\n]*)\$", draw, text)
 
 
