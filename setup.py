@@ -28,7 +28,7 @@ setup(
     # The pipeline notebooks travel inside the wheel as planetlab/pipelines.
     packages=[*find_packages(include=["planetlab", "planetlab.*"]), "planetlab.pipelines"],
     package_dir={"planetlab.pipelines": "nbs/pipelines"},
-    package_data={"planetlab.pipelines": ["*.ipynb", "*.css", "published.yaml", "params/*.yaml"]},
+    package_data={"planetlab": ["py.typed"], "planetlab.pipelines": ["*.ipynb", "*.css", "published.yaml", "params/*.yaml"]},
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
     entry_points={"console_scripts": cfg["console_scripts"].split(),

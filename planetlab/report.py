@@ -60,7 +60,7 @@ def _formulas(text: str) -> str: # Inline formulas as pictures, for no page may 
         except ValueError: return f"<code>{html.escape(m[1])}</code>"
         svg = re.search(r"<svg(.*</svg>)", made.getvalue().decode(), re.S)[1]
         return f'<svg class=formula role=img aria-label="{html.escape(m[1])}"{svg}'
-    return re.sub(r"(?<![\w$\\])\$([A-Za-z\\][^$\n]*[\\^_=][^$\n]*)\$", draw, text)
+    return re.sub(r"(?<![\w$\\])\$([A-Za-z\\][^$\n]*[\\^_=][^$\n]*)(?<! )\$(?!\d)", draw, text)
 
 
 def markdown_html(

@@ -114,8 +114,17 @@ def body(
         path, anchor = m[1], m[2] or ""
         seen = Path(os.path.normpath(Path(page.notebook).parent / path)).as_posix()
         return f'href="{href(page, places.get(seen, seen))}{anchor}"'
-    text = re.sub(r'href="(?!https?:)([^"#]+\.ipynb)(#[^"]*)?"', link, text)
-    return re.sub(r'href="https://planetlab\.github\.io/planetlab/([^"#]+)(#[^"]*)?"', lambda m: f'href="{href(page, m[1])}{m[2] or ""}"', text)
+    return re.sub(r'href="(?!https?:)([^"#]+\.ipynb)(#[^"]*)?"', link, text)
+
+
+def link_symbols(
+    text: str,  # HTML of a page
+    page: Page, # It
+    ids: dict[str, set[str]], # Path below _docs/ -> what can be linked to there
+) -> str: # HTML
+    "Links that nbdev set to the documented place of a name; one without documentation of its own leads to its chapter"
+    def link(m: re.Match) -> str: return f'href="{href(page, m[1])}{f"#{m[2]}" if m[2] in ids.get(m[1], ()) else ""}"'
+    return re.sub(r'href="https://planetlab\.github\.io/planetlab/([^"#]+)#?([^"]*)"', link, text)
 
 
 def store_figures(
@@ -185,10 +194,11 @@ def build() -> Path: # Folder of the finished site
     pages, partial, done = read_pages(process()), ROOT / "_docs.partial", ROOT / "_docs"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    parts = []
-    for i, page in enumerate(pages):
+    parts, bodies = [], [body(page, pages) for page in pages]
+    ids = {page.path: set(re.findall(r'<h[1-6] id="([^"]*)"', text)) for page, text in zip(pages, bodies)}
+    for i, (page, text) in enumerate(zip(pages, bodies)):
         (partial / page.path).parent.mkdir(parents=True, exist_ok=True)
-        text = store_figures(body(page, pages), page, partial)
+        text = link_symbols(store_figures(text, page, partial), page, ids)
         (partial / page.path).write_text(frame(page, pages, text), encoding="utf-8")
         parts += [(i, anchor, heading or page.title, f"{page.promise} {words}" if not anchor else words) for anchor, heading, words in index_words(text)]
     words = json.dumps({"pages": [(p.path, p.title) for p in pages], "parts": parts}, ensure_ascii=False, separators=(",", ":"))
