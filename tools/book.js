@@ -1,13 +1,13 @@
 // Search without a server: the words of the book lie in words.js, which is loaded when someone begins to search.
-const box = document.getElementById("search"), hits = document.getElementById("hits"), said = document.getElementById("said");
-const menu = document.getElementById("menu"), nav = document.querySelector("nav.book"), top_ = document.body.dataset.top;
+const box = document.getElementById("page-search"), hits = document.getElementById("page-hits"), said = document.getElementById("page-said");
+const menu = document.getElementById("page-menu"), nav = document.querySelector("nav.book"), top_ = document.body.dataset.top;
 document.body.classList.add("small");
 menu.addEventListener("click", () => menu.setAttribute("aria-expanded", nav.classList.toggle("open")));
 document.querySelector("nav.book [aria-current]")?.scrollIntoView({block: "nearest"});
 
 function load() {
-  if (window.words || document.getElementById("words")) return;
-  const script = Object.assign(document.createElement("script"), {id: "words", src: top_ + "words.js"});
+  if (window.words || document.getElementById("page-words")) return;
+  const script = Object.assign(document.createElement("script"), {id: "page-words", src: top_ + "words.js"});
   script.onload = show;
   document.head.append(script);
 }
@@ -37,8 +37,9 @@ function show() {
     link.href = top_ + f.path + (f.anchor ? "#" + f.anchor : "");
     link.textContent = f.heading === f.title ? f.title : `${f.title}: ${f.heading}`;
     const from = Math.max(0, f.at - 50), mark = document.createElement("mark");
-    mark.textContent = f.at < 0 ? "" : f.text.slice(f.at, f.at + f.length);
-    excerpt.append(f.text.slice(from, Math.max(f.at, 0)), mark, f.text.slice(f.at < 0 ? 0 : f.at + f.length, from + 140));
+    mark.textContent = f.text.slice(Math.max(f.at, 0), f.at + f.length);
+    if (f.at < 0) excerpt.append(f.text.slice(0, 140));
+    else excerpt.append(f.text.slice(from, f.at), mark, f.text.slice(f.at + f.length, from + 140));
     item.append(link, excerpt);
     return item;
   }));

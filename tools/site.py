@@ -183,9 +183,9 @@ def frame(
     return (f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(page.title)} – planetlab</title>'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="description" content="{html.escape(page.promise)}">'
             f'<link rel=stylesheet href="{top}book.css"><link rel=icon href="data:,"><script src="{top}book.js" defer></script></head><body data-top="{top}">'
-            f'<a class=skip href="#main">Skip to the text</a><aside><a class=brand href="{top}index.html">planetlab</a><button id=menu aria-expanded=false aria-controls=book>Contents</button>'
-            f'<form role=search onsubmit="return false"><input type=search id=search placeholder="Search (press /)" aria-label="Search the book" autocomplete=off><p id=said role=status></p><ol id=hits></ol></form>'
-            f"<nav class=book id=book aria-label=Chapters>{''.join(items)}{'</details>' * bool(section)}</nav></aside><main id=main><h1>{html.escape(page.title)}</h1>"
+            f'<a class=skip href="#page-text">Skip to the text</a><aside><a class=brand href="{top}index.html">planetlab</a><button id=page-menu aria-expanded=false aria-controls=page-book>Contents</button>'
+            f'<form role=search onsubmit="return false"><input type=search id=page-search placeholder="Search (press /)" aria-label="Search the book" autocomplete=off><p id=page-said role=status></p><ol id=page-hits></ol></form>'
+            f"<nav class=book id=page-book aria-label=Chapters>{''.join(items)}{'</details>' * bool(section)}</nav></aside><main id=page-text><h1>{html.escape(page.title)}</h1>"
             f"<blockquote>{html.escape(page.promise)}</blockquote>{text}<nav class=turn aria-label=Neighbours>{turn}</nav></main></body></html>")
 
 
