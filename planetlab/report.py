@@ -205,7 +205,7 @@ def _opening(folder: Path, entry: dict, metrics: dict, record: dict) -> str: # R
 
 def _method(cells: list, record: dict) -> str: # Parameters, versions, and the notebook
     given, env = record.get("identity", {}).get("parameters", {}), record.get("environment", {})
-    made = pd.Series(given, dtype=object).rename("value").to_frame().to_html(border=0) if given else ""
+    with pd.option_context("display.max_colwidth", None): made = pd.Series(given, dtype=object).rename("value").to_frame().to_html(border=0) if given else ""
     stands = ", ".join(f"{k} {env[k]}" for k in ("planetlab", "python", "torch", "platform", "cpus") if k in env)
     told = re.sub(r"(</?h)([2-5])\b", lambda m: f"{m[1]}{int(m[2]) + 1}", cells_html(cells, fold=True))
     return f"<h2>Method</h2>{f'<p>Made with {html.escape(stands)}.</p>' if stands else ''}" + (
@@ -225,7 +225,7 @@ def write_page(
     head, rest = cells_html(cells[first:first + 1]), [c for c in cells[first + 1:] if c.cell_type != "raw"]
     last = ""
     if entry.get("rows") and metrics:
-        table = _scrolling(compare_published(metrics, entry["rows"]).to_html(border=0, classes="words"))
+        with pd.option_context("display.max_colwidth", None): table = _scrolling(compare_published(metrics, entry["rows"]).to_html(border=0, classes="words"))
         last = f"<h2>Ours, the seed's, the best published</h2><p>Numbers of different protocols do not compare: read the last column first. A seed is the project that a pipeline grew from.</p>{table}"
     body = _with_ids(re.sub(r' id="[^"]*"', "", head + _opening(notebook.parent, entry, metrics, record) + _method(rest, record) + last))
     title = html.escape(re.sub(r"<[^>]*>", "", head).strip().split("\n")[0] or notebook.stem)
