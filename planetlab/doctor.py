@@ -70,14 +70,14 @@ def _coordinates() -> str:
     from planetlab.bodies import BODIES, body_of, local_crs
     lost = [b.name for b in BODIES if body_of(local_crs(b, 30, 10)) != b]
     if lost: raise PlanetlabError(f"coordinate systems of {', '.join(lost)} are not read back; install pyproj and rasterio again, and unset PROJ_LIB and PROJ_DATA")
-    return "coordinate systems of " + ", ".join(b.name for b in BODIES)
+    return "places come back on " + ", ".join(b.name for b in BODIES)
 
 
 def _rasters() -> str:
     import numpy as np
     import rasterio
     with rasterio.MemoryFile() as file:
-        with file.open(driver="GTiff", height=4, width=4, count=1, dtype="uint8") as out: out.write(np.eye(4, dtype="uint8"), 1)
+        with file.open(driver="GTiff", height=4, width=4, count=1, dtype="uint8", transform=rasterio.transform.from_origin(0, 0, 2, 2)) as out: out.write(np.eye(4, dtype="uint8"), 1)
         with file.open() as back: total = int(back.read().sum())
     if total != 4: raise PlanetlabError("a raster does not come back as it was written; install rasterio again")
     return f"GDAL {rasterio.__gdal_version__} writes and reads"
@@ -92,7 +92,7 @@ def _kernel() -> str:
 
 def _pipelines() -> str:
     from planetlab.report import shipped
-    return "pipelines " + ", ".join(sorted(p.stem for p in shipped().glob("*.ipynb")))
+    return ", ".join(sorted(p.stem for p in shipped().glob("*.ipynb")))
 
 # %% ../nbs/61c_doctor.ipynb #ecfab139
 def _folder(path: Path) -> str: # It can be written to, and has room
