@@ -6,6 +6,7 @@
 __all__ = ['app', 'run_command', 'runs_command', 'fetch_command', 'doctor_command', 'main', 'publish_command', 'check_command']
 
 # %% ../nbs/62_cli.ipynb #90873852
+import os
 import sys
 from typing import Annotated
 
@@ -38,15 +39,20 @@ def _some_pipelines(incomplete: str) -> list[str]: # For the shell to offer
     return [n for n in pipelines() if n.startswith(incomplete)]
 
 
-def _some_presets(ctx: typer.Context, incomplete: str) -> list[str]:
+def _asked_of() -> str: # The pipeline in the words typed so far, which a half-typed option hides from typer; empty if none
+    from planetlab.runs import pipelines
+    typed = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    return next((w for w in typed.split() if w in pipelines()), "")
+
+
+def _some_presets(incomplete: str) -> list[str]:
     from planetlab.report import shipped
-    return [p.stem for p in sorted((shipped() / "params").glob(f"{ctx.params.get('name') or ''}*.yaml")) if p.stem.startswith(incomplete)]
+    return [p.stem for p in sorted((shipped() / "params").glob(f"{_asked_of()}*.yaml")) if p.stem.startswith(incomplete)]
 
 
-def _some_parameters(ctx: typer.Context, incomplete: str) -> list[str]:
-    from planetlab.runs import parameters, pipelines
-    path = pipelines().get(ctx.params.get("name") or "")
-    return [f"{n}=" for n in parameters(path) if n.startswith(incomplete)] if path else []
+def _some_parameters(incomplete: str) -> list[str]:
+    from planetlab.runs import find_pipeline, parameters
+    return [f"{n}=" for n in parameters(find_pipeline(_asked_of())) if n.startswith(incomplete)] if _asked_of() else []
 
 # %% ../nbs/62_cli.ipynb #baea5b54
 @app.command("run")
