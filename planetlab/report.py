@@ -89,7 +89,7 @@ def _output_html(output, alt: str) -> str: # One output of a cell
     if "text/markdown" in data: return markdown_html("".join(data["text/markdown"]))
     return f"<pre tabindex=0>{html.escape(''.join(data.get('text/plain', '')))}</pre>"
 
-
+# %% ../nbs/60f_report.ipynb #dcb0510f
 def cells_html(
     cells: list,        # Of an executed notebook, from `nbformat`
     fold: bool = False, # Code behind a line that opens it
