@@ -19,7 +19,7 @@ setup(
     long_description_content_type="text/markdown",
     author=cfg["author"],
     url=cfg["git_url"],
-    license="Apache-2.0",
+    license_expression="Apache-2.0", # SPDX
     license_files=["LICENSE"],
     keywords=cfg["keywords"],
     classifiers=["Development Status :: 2 - Pre-Alpha", "Intended Audience :: Science/Research",
