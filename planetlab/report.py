@@ -149,7 +149,7 @@ def _said(value, low, high) -> str: # Three digits, with an interval if there is
     if value is None: return "undefined in this run"
     return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if low is not None and high is not None else "")
 
-
+# %% ../nbs/60f_report.ipynb #5710fdd3
 def compare_published(
     metrics: dict,    # Of a run
     rows: list[dict], # From `published`: task, ours, seed, best, protocol, source
