@@ -19,7 +19,7 @@ setup(
     long_description_content_type="text/markdown",
     author=cfg["author"],
     url=cfg["git_url"],
-    license="Apache-2.0",
+    license_expression="Apache-2.0", # SPDX
     license_files=["LICENSE"],
     keywords=cfg["keywords"],
     classifiers=["Development Status :: 2 - Pre-Alpha", "Intended Audience :: Science/Research",
@@ -28,7 +28,7 @@ setup(
     # The pipeline notebooks travel inside the wheel as planetlab/pipelines.
     packages=[*find_packages(include=["planetlab", "planetlab.*"]), "planetlab.pipelines"],
     package_dir={"planetlab.pipelines": "nbs/pipelines"},
-    package_data={"planetlab.pipelines": ["*.ipynb", "*.css", "*.js", "*.html", "params/*.yaml"]},
+    package_data={"planetlab": ["py.typed"], "planetlab.pipelines": ["*.ipynb", "*.css", "*.js", "*.html", "published.yaml", "params/*.yaml"]},
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
     entry_points={"console_scripts": cfg["console_scripts"].split(),

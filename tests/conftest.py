@@ -79,12 +79,22 @@ def smoke(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    "The finished site, built once as a reader builds it"
+    mark = tmp_path_factory.getbasetemp().parent / f"site{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
+    with FileLock(mark.with_suffix(".lock")): # the workers share one, made by the first to ask
+        if not mark.exists(): subprocess.run([sys.executable, "-P", "tools/site.py"], cwd=ROOT, check=True)
+        mark.touch()
+    return ROOT / "_docs"
+
+
+@pytest.fixture(scope="session")
 def jartool():
     "Real Magellan images with expert labels"
     return real("venus_jartool")
 
 
-SLOW = ("test_rocks", "test_map_scene", "test_discover", "test_resume", "test_site", "test_pipelines", "test_package", "test_maps", "test_outputs", "test_blocks",
+SLOW = ("test_rocks", "test_map_scene", "test_discover", "test_resume", "test_site", "test_browser", "test_pipelines", "test_package", "test_maps", "test_outputs", "test_blocks",
         "test_vectors", "test_calibrate", "test_predict", "test_representations")
 
 
