@@ -19,7 +19,7 @@ from scipy import ndimage
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from planetlab.colorize import PLAN, colorize, lightness
-from planetlab.colour_frames import colour_predictor
+from planetlab.color_frames import colour_predictor
 from planetlab.models.colorizer import Colorizer
 from planetlab.seams import MapPlan
 

@@ -25,7 +25,7 @@ def colorize_command(
     from tqdm import tqdm
 
     from planetlab.colorize import find_frames, iter_colorized
-    from planetlab.colour_frames import find_colorizer
+    from planetlab.color_frames import find_colorizer
     from planetlab.core import find_input
     frames = find_frames(files)
     predict, about = find_colorizer(find_input(model), device, shrink, **({"product": product} if product else {}))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from skimage.color import lab2rgb, rgb2lab
 
 from planetlab.color import colour_errors, colourfulness, delta_e00, to_lab, to_rgb
-from planetlab.colour_frames import LabCrops, colour_predictor, find_colorizer, frame_lab
+from planetlab.color_frames import LabCrops, colour_predictor, find_colorizer, frame_lab
 from planetlab.core import BadInput, Corrupt, ModelMismatch
 from planetlab.models.color_bins import annealed_mean, bin_prior, coverage, gamut_bins, rebalanced, soft_bins
 from planetlab.models.colorizer import Colorizer, SeedColorizer, colour_loss, half_size

@@ -9,8 +9,8 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from planetlab.colorize import colorize, find_frames, iter_colorized, lightness
-from planetlab.colour_frames import colour_predictor, colour_product, find_colorizer
-from planetlab.colour_judged import METRICS, against, fit_baselines, judge_colours, score_frame
+from planetlab.color_frames import colour_predictor, colour_product, find_colorizer
+from planetlab.color_judged import METRICS, against, fit_baselines, judge_colours, score_frame
 from planetlab.core import BadInput, EmptyTile, ModelMismatch
 from planetlab.models.colorizer import Colorizer
 from planetlab.models.unet import UNet
