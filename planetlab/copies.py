@@ -14,6 +14,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from .core import BadInput
+from .representations import resized
 from .search import build_index, find
 
 # %% ../nbs/49d_copies.ipynb #f38e05d2
@@ -25,22 +26,20 @@ class Near(NamedTuple):
 
 
 def _levels(images: np.ndarray, size: int) -> np.ndarray: # (N, D) float32
-    n, c, h, w = images.shape
-    step = max(1, h // size)
-    small = images[..., :h // step * step, :w // step * step].reshape(n, c, h // step, step, w // step, step).mean((3, 5), dtype="float32")
-    return small.reshape(n, -1) / np.float32(255 * np.sqrt(small[0].size))
+    small = resized(images, min(size, images.shape[-1])).reshape(len(images), -1)
+    return small / np.float32(255 * np.sqrt(small.shape[1]))
 
 
 def nearest_training(
-    images: np.ndarray,   # (M, C, S, S) uint8
-    training: np.ndarray, # (N, C, S, S) uint8
+    images: np.ndarray,   # (M, 3, S, S) uint8
+    training: np.ndarray, # (N, 3, S, S) uint8
     among: int = 50,      # Nearest that a distance is compared with
     mirror: bool = True,  # Search mirror images too
-    size: int = 16,       # Side at which pictures are compared, about, px
+    size: int = 16,       # Side at which pictures are compared, px
 ) -> Near:
     "The nearest training pictures, pixel by pixel, and how much nearer they are than others"
     if images.shape[1:] != training.shape[1:] or len(training) < 6:
-        raise BadInput(f"pictures of {images.shape[1:]} and {len(training)} for training of {training.shape[1:]}; give one shape, and 6 or more to search")
+        raise BadInput(f"pictures of {images.shape[1:]} and {len(training)} for training of {training.shape[1:]}; give (M, 3, S, S) of one shape, and 6 or more to search")
     kinds = [training, training[..., ::-1]] if mirror else [training]
     found = find(build_index(np.concatenate([_levels(k, size) for k in kinds])), _levels(images, size), min(among, len(training)) + 1)
     return Near(found.rows[:, :5] % len(training), found.distance[:, 0], found.distance[:, 0] / found.distance[:, 1:].mean(1).clip(1e-9))
@@ -85,7 +84,7 @@ def added_samples(
     draws: int = 500,   # Bootstrap samples
     *,
     rng: np.random.Generator, # Source of the draws
-) -> pd.DataFrame: # A row per part: n, accuracy (mean over classes), low, high, gain over the first, gain_low, gain_high
+) -> pd.DataFrame: # A row per part: n, accuracy (mean over classes), accuracy_low, accuracy_high, gain over the first, gain_low, gain_high
     "What a classifier learns from different training parts, on the same photographs"
     labels, (names, ids) = np.asarray(labels), np.unique(np.asarray(groups).astype(str), return_inverse=True)
     if len(names) < 2 or not len(z) == len(labels) == len(ids): raise BadInput(f"{len(z)} photographs in {len(names)} groups; give a label and a group for each, two groups or more")
@@ -96,5 +95,5 @@ def added_samples(
     rows, first = {}, next(iter(scores.values()))
     for name, s in scores.items():
         (low, high), (worst, best) = (np.percentile(v[1:], [2.5, 97.5]) for v in (s, s - first))
-        rows[name] = {"n": len(parts[name][1]), "accuracy": s[0], "low": low, "high": high, "gain": s[0] - first[0], "gain_low": worst, "gain_high": best}
+        rows[name] = {"n": len(parts[name][1]), "accuracy": s[0], "accuracy_low": low, "accuracy_high": high, "gain": s[0] - first[0], "gain_low": worst, "gain_high": best}
     return pd.DataFrame.from_dict(rows, orient="index")

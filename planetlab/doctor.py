@@ -7,7 +7,6 @@ __all__ = ['EXTRAS', 'Finding', 'check_requirements', 'examine']
 
 # %% ../nbs/61d_doctor.ipynb #6ec345ac
 import importlib.metadata
-import os
 import platform
 import shutil
 import tempfile
@@ -58,11 +57,12 @@ def check_requirements(
 
 # %% ../nbs/61d_doctor.ipynb #51340259
 def _processors() -> str:
+    import joblib
     import torch
     from planetlab.train import has_bf16
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     other = ["Apple GPU (mps)"] * torch.backends.mps.is_available()
-    return (f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} processors, {torch.get_num_threads()} threads, "
+    return (f"{joblib.cpu_count()} processors, {torch.get_num_threads()} threads, "
             f"bf16 {'computed' if has_bf16(torch.device('cpu')) else 'not computed, float32 is used'}; {', '.join(cuda + other) or 'no GPU: trainings run on the processor'}")
 
 

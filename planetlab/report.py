@@ -10,7 +10,6 @@ __all__ = ['figure_text', 'markdown_html', 'cells_html', 'shipped', 'published',
 import fnmatch
 import html
 import re
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import yaml
 
 import planetlab
 from .core import Corrupt, atomic, read_json
+from .results import iter_numbers
 
 # %% ../nbs/60h_report.ipynb #609c7edd
 _TITLED = re.compile(r"""(?:(?:title|xlabel|ylabel|label)\s*=|(?:set_title|suptitle|set_xlabel|set_ylabel)\()\s*f?(["'])(.+?)\1""")
@@ -135,18 +135,7 @@ def published(
     return yaml.safe_load((shipped() / "published.yaml").read_text(encoding="utf-8")).get(pipeline, {})
 
 
-def _numbers(node: dict, name: str = "") -> Iterator[tuple[str, tuple]]: # Path -> value, low, high
-    for key, inner in node.items():
-        path = f"{name}/{key}" if name else str(key)
-        if isinstance(inner, dict):
-            if "value" in inner: yield path, (inner["value"], inner.get("low"), inner.get("high"))
-            yield from _numbers(inner, path)
-        elif isinstance(inner, (int, float)) and not isinstance(inner, bool):
-            yield path, (inner, node.get(f"{key}_low"), node.get(f"{key}_high"))
-
-
-def _said(value, low, high) -> str: # Three digits, with an interval if there is one
-    if value is None: return "undefined in this run"
+def _said(value: float, low: float | None = None, high: float | None = None, n: int | None = None) -> str: # Three digits, with an interval if there is one
     return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if low is not None and high is not None else "")
 
 # %% ../nbs/60h_report.ipynb #5710fdd3
@@ -155,11 +144,11 @@ def compare_published(
     rows: list[dict], # From `published`: task, ours, seed, best, protocol, source
 ) -> pd.DataFrame: # One row per published number: ours / seed / best published / protocol
     "The numbers of a run beside those of others, each with its protocol"
-    known, table = dict(_numbers(metrics)), {}
+    known, table = {"/".join(path): found for path, found in iter_numbers(metrics)}, {}
     for row in rows:
-        found = [p for p in fnmatch.filter(known, row["ours"]) if known[p][0] is not None]
+        found = [p for p in fnmatch.filter(known, row["ours"]) if known[p]["value"] is not None]
         where = f" ({found[0]})" if found else ""
-        table[row["task"]] = {"ours": _said(*known[found[0]]) + where if found else "not measured in this run", "seed": row["seed"],
+        table[row["task"]] = {"ours": _said(**known[found[0]]) + where if found else "not measured in this run", "seed": row["seed"],
                               "best published": row["best"], "protocol": f"{row['protocol']} Source: {row['source']}."}
     return pd.DataFrame(table, index=["ours", "seed", "best published", "protocol"]).T
 

@@ -7,7 +7,7 @@ __all__ = ['BATCH', 'MOST', 'resized', 'Representation', 'Pixels', 'Histograms',
            'Contrastive', 'Combined', 'RelevantComponents', 'representations']
 
 # %% ../nbs/47_representations.ipynb #23adba37
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -18,8 +18,9 @@ from skimage.feature import hog
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import nn
 
+from .batches import Batches
 from .core import BadInput
 from .models.autoencoder import PRESETS, Autoencoder, vae_loss, vector
 from .models.contrastive import Change, Contrast, ConvEncoder, Pairs
@@ -130,22 +131,6 @@ def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module: # The genera
         return make()
 
 # %% ../nbs/47_representations.ipynb #261db743
-class _Frames:
-    "Batches of images, half of them mirrored left to right"
-    def __init__(self, images: np.ndarray, batch: int, seed: int, steady: bool = False):
-        self.images, self.batch, self.steady, self.generator = images, batch, steady, torch.Generator().manual_seed(seed)
-        self.first = self.generator.get_state()
-
-    def __len__(self): return -(-len(self.images) // self.batch)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if self.steady: self.generator.set_state(self.first)
-        for rows in torch.randperm(len(self.images), generator=self.generator).split(self.batch):
-            x = torch.from_numpy(self.images[rows.numpy()]).float() / 255
-            mirrored = torch.rand(len(x), 1, 1, 1, generator=self.generator) < 0.5
-            yield torch.where(mirrored, x.flip(-1), x), torch.ones_like(x[:, :1], dtype=torch.bool)
-
-# %% ../nbs/47_representations.ipynb #82c10c6f
 class LearnedAutoencoder(Representation):
     "What a preset keeps of an image, trained on yours"
     def __init__(self,
@@ -165,7 +150,8 @@ class LearnedAutoencoder(Representation):
         if design.channels != 3: raise BadInput(f"{self.name} is for {design.channels} channels, and images have 3; use one of rover_…")
         model = _seeded(partial(Unpooled if self.unpool else Autoencoder, **asdict(design)), self.seed).to(self.device)
         small, loss = resized(images, design.size), vae_loss if design.variational else Objective({mse: 1.0})
-        self.history_ = _train(model, loss, _Frames(small, 64, self.seed), _Frames(small[:BATCH], 64, 0, True), Recipe(self.epochs, self.lr), self.seed)
+        loaders = [Batches(part, steady=i > 0, generator=torch.Generator().manual_seed(s)) for i, (part, s) in enumerate(((small, self.seed), (small[:BATCH], 0)))]
+        self.history_ = _train(model, loss, *loaders, Recipe(self.epochs, self.lr), self.seed)
         self.model_ = model.eval()
         return self
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .core import BadInput
-from .models.autoencoder import Autoencoder, filled
+from .models.autoencoder import Autoencoder, filled, kl_to_unit
 
 # %% ../nbs/40a_walks.ipynb #68a3f81f
 def _means(model: Autoencoder, x: Tensor, valid: Tensor | None) -> Tensor: # (B, D) or (B, D, h, w)
@@ -24,12 +24,12 @@ def nats(
     model: Autoencoder,
     x: Tensor,                   # (B, C, H, W) chips in [0, 1]
     valid: Tensor | None = None, # (B, 1, H, W) bool; all if None
-) -> np.ndarray: # (D,) mean over chips and places
+) -> np.ndarray: # (D,) nats, summed over places, mean over chips
     "What each number of a description says, KL to a unit Gaussian"
     h = _means(model, x, valid)
     mu, logvar = model.mu(h).float(), model.logvar(h).float().clamp(-10, 10)
-    each = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).flatten(2) if mu.ndim > 2 else 0.5 * (mu.square() + logvar.exp() - 1 - logvar)[..., None]
-    return each.sum(2).mean(0).cpu().numpy()
+    each = kl_to_unit(mu.flatten(0, 1)[:, None], logvar.flatten(0, 1)[:, None]) # each number a description of its own
+    return each.view(len(x), -1).mean(0).cpu().numpy()
 
 # %% ../nbs/40a_walks.ipynb #abe64bb7
 @torch.no_grad()

@@ -12,7 +12,8 @@ from torch import nn
 
 from planetlab.chips import Chips
 from planetlab.core import BadInput, Corrupt, ModelMismatch
-from planetlab.models.diffusion import (DENOISERS, SCHEDULES, TARGETS, WEIGHTS, Denoiser, DenoisingLoss, Frames, add_noise, as_velocity, by_signal,
+from planetlab.batches import Batches
+from planetlab.models.diffusion import (DENOISERS, SCHEDULES, TARGETS, WEIGHTS, Denoiser, DenoisingLoss, add_noise, as_velocity, by_signal,
                                         cosine_schedule, denoiser, linear_schedule, sigmoid_schedule)
 from planetlab.models.sampling import SAMPLERS, inpaint, is_synthetic, make_sampler, sample, write_synthetic
 from planetlab.share import load_model, save_model
@@ -129,7 +130,7 @@ def test_training_resumes_to_the_last_bit_with_its_running_mean(tmp_path):
     def run(state=None, stop=None):
         torch.manual_seed(0)
         model, rows = Denoiser(1, 8, (8, 8), patch=2, classes=2), []
-        loaders = [Frames(images, np.arange(20) % 2, batch=8, generator=torch.Generator().manual_seed(i)) for i in (0, 1)]
+        loaders = [Batches(images, np.arange(20) % 2, batch=8, generator=torch.Generator().manual_seed(i)) for i in (0, 1)]
         for row in fit(model, DenoisingLoss(), *loaders, Recipe(3, ema=0.9), state):
             rows.append(row)
             if len(rows) == stop: break

@@ -4,16 +4,14 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'SCHEDULES', 'TARGETS', 'WEIGHTS', 'DENOISERS', 'Schedule', 'linear_schedule', 'cosine_schedule',
-           'sigmoid_schedule', 'add_noise', 'Denoiser', 'even', 'by_signal', 'as_velocity', 'DenoisingLoss', 'Frames',
-           'denoiser']
+           'sigmoid_schedule', 'add_noise', 'Denoiser', 'even', 'by_signal', 'as_velocity', 'DenoisingLoss', 'denoiser']
 
 # %% ../../nbs/37_models.diffusion.ipynb #99ef47c8
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -144,46 +142,17 @@ class DenoisingLoss:
         model: Denoiser,
         x: Tensor,     # (B, C, H, W) pictures in [0, 1]
         valid: Tensor, # (B, 1, H, W) bool, True where `x` is real data
-        label: Tensor, # (B,) int64; below 0: unknown
+        label: Tensor | None = None, # (B,) int64; below 0, and without: unknown
     ) -> dict[str, Tensor]: # `loss`
         x = 2 * torch.where(valid, x, GAP) - 1
         even = torch.arange(len(x), device=x.device) / len(x)
         t = ((torch.rand(1, device=x.device) + even) % 1 * STEPS).long().clamp(max=STEPS - 1)
         noise, left = torch.randn_like(x), model.alpha_bar[t]
-        if model.training: label = torch.where(torch.rand(len(x), device=x.device) < self.hide, -1, label)
+        if model.training and label is not None: label = torch.where(torch.rand(len(x), device=x.device) < self.hide, -1, label)
         found = model(add_noise(x, noise, left), t, label).float()
         wanted = TARGETS[model.target](x, noise, left.view(-1, 1, 1, 1))
         error = torch.where(valid, (found - wanted).square(), 0).sum((1, 2, 3)) / (valid.sum((1, 2, 3)) * x.shape[1]).clamp(min=1)
         return {"loss": (error * self.weight(left)).mean()}
-
-# %% ../../nbs/37_models.diffusion.ipynb #4c50780e
-class Frames:
-    "Batches of pictures, `valid` and labels"
-    def __init__(self,
-        images: np.ndarray, # (N, C, S, S) uint8
-        labels: Sequence[int] | None = None,  # (N,) int; below 0, and without: unknown
-        valid: np.ndarray | None = None,      # (N, S, S) bool; all if None
-        batch: int = 64,      # Pictures per batch; the last one may be smaller
-        mirror: bool = True,  # May be mirrored left to right
-        steady: bool = False, # The same in every loop
-        *,
-        generator: torch.Generator, # Source of order and mirrors
-    ):
-        if not len(images): raise BadInput("no pictures to learn from; the split is empty")
-        self.images, self.valid = images, np.ones((len(images), *images.shape[2:]), bool) if valid is None else valid
-        self.labels = torch.full((len(images),), -1) if labels is None else torch.from_numpy(np.array(labels, "int64"))
-        if not len(self.images) == len(self.labels) == len(self.valid):
-            raise BadInput(f"{len(images)} pictures, {len(self.labels)} labels and {len(self.valid)} valid; give one of each per picture")
-        self.batch, self.mirror, self.steady, self.generator, self.first = batch, mirror, steady, generator, generator.get_state()
-
-    def __len__(self): return -(-len(self.images) // self.batch)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        if self.steady: self.generator.set_state(self.first)
-        for rows in torch.randperm(len(self.images), generator=self.generator).split(self.batch):
-            x, valid = torch.from_numpy(self.images[rows.numpy()]).float() / 255, torch.from_numpy(self.valid[rows.numpy()])[:, None]
-            turned = (torch.rand(len(x), 1, 1, 1, generator=self.generator) < 0.5) & self.mirror
-            yield torch.where(turned, x.flip(-1), x), torch.where(turned, valid.flip(-1), valid), self.labels[rows]
 
 # %% ../../nbs/37_models.diffusion.ipynb #90b57a0f
 DENOISERS = {
