@@ -58,9 +58,10 @@ def steps(page, box, wheel, shift=None):
         else: page.mouse.move(x + 3 * (i + 1), y + 2 * (i + 1))
         page.evaluate(frame)
         wall.append(1e3 * (time.perf_counter() - start))
-    spent = 1e3 * (busy() - before) / STEPS
+        if sum(wall) > 60e3: break # a software renderer takes its time
+    spent = 1e3 * (busy() - before) / len(wall)
     if not (wheel or shift): page.mouse.up()
-    return {"main thread, CPU ms": round(spent, 1), "wall ms, median": round(float(np.median(wall)), 1)}
+    return {"main thread, CPU ms": round(spent, 1), "wall ms, median": round(float(np.median(wall)), 1), "steps": len(wall)}
 
 
 def opened(browser, path):
