@@ -89,6 +89,7 @@ def lpips(
     net: str = "alex", # Of `LPIPS_NETS`
 ) -> Tensor: # (B,)
     "Perceptual distance of each frame; raises `Corrupt` where the weights are not on this machine"
+    if net not in LPIPS_NETS: raise BadInput(f"no network {net!r}; use one of {', '.join(LPIPS_NETS)}")
     file = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_NETS[net]
     if not file.is_file(): raise Corrupt(f"no {file.name} in {file.parent}; where there is a network, torchvision's {net} with its default weights puts it there")
     a, b = (torch.where(valid[:, None], to_rgb(v.float()), 0) for v in (found, true))

@@ -7,6 +7,7 @@ __all__ = ['CHROMA', 'colour_product', 'frame_lab', 'LabFrames', 'LabCrops', 'co
 
 # %% ../nbs/24b_color_frames.ipynb #af43b07d
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -109,6 +110,13 @@ class LabCrops:
             yield torch.where(valid[:, None], (lab[:, :1] + change).clamp(0, 100), 0), lab[:, 1:], valid
 
 # %% ../nbs/24b_color_frames.ipynb #0c34693e
+_GAP = -1.0 # L* that no pixel has: it was not received
+
+
+def _with_gaps(light: np.ndarray, valid: np.ndarray) -> np.ndarray: # (1, H, W) float32
+    return np.where(valid, light, np.float32(_GAP)).astype("float32")
+
+
 class _Spread(nn.Module):
     "Chroma of a shrunk frame, at the size of the frame"
     def __init__(self, model: nn.Module, shrink: int):
@@ -116,10 +124,12 @@ class _Spread(nn.Module):
         self.model, self.shrink, self.stride = model, shrink, shrink * model.stride
         self.args = {"shrink": shrink, "of": model.args}
 
-    def forward(self, x: Tensor) -> Tensor: # (B, 1, H, W) L* -> (B, 2, H, W)
+    def forward(self, x: Tensor) -> Tensor: # (B, 1, H, W) L*, `_GAP` where not valid -> (B, 2, H, W)
         h, w, s = *x.shape[2:], self.shrink
-        if s == 1: return self.model.chroma(x)
-        small = F.avg_pool2d(F.pad(x, (0, -w % s, 0, -h % s), mode="replicate"), s)
+        seen = x > _GAP # blocks of pixels that are there, as `frame_lab` makes them
+        both = F.avg_pool2d(F.pad(torch.cat([torch.where(seen, x, 0), seen.to(x)], 1), (0, -w % s, 0, -h % s)), s)
+        small = both[:, :1] / both[:, 1:].clamp(min=1e-6)
+        if s == 1: return self.model.chroma(small)
         return F.interpolate(self.model.chroma(small), scale_factor=s, mode="bilinear")[..., :h, :w]
 
 
@@ -133,7 +143,7 @@ def colour_predictor(
 ) -> Predictor: # Of one band, L*
     "A colorizer as a function of NumPy arrays, at full size"
     if not hasattr(model, "chroma"): raise ModelMismatch(f"a {type(model).__name__} says no colours; give a colorizer, of `planetlab run colorize`")
-    return torch_predictor(_Spread(model, shrink), CHROMA, 1, **how)
+    return replace(torch_predictor(_Spread(model, shrink), CHROMA, 1, **how), scale=_with_gaps)
 
 
 def find_colorizer(
@@ -144,7 +154,9 @@ def find_colorizer(
 ) -> tuple[Predictor, dict]: # And what was said about the frames it learned from
     "A saved colorizer; raises `ModelMismatch` for a model of another kind, or of other frames"
     model, about = load_model(folder, expect)
-    if not hasattr(model, "chroma") or "shrink" not in about:
-        raise ModelMismatch(f"{folder} holds a {type(model).__name__}, which says no colours; give the folder `model` of a run of colorize")
+    if not hasattr(model, "chroma"): raise ModelMismatch(f"{folder} holds a {type(model).__name__}, which says no colours; give the folder `model` of a run of colorize")
+    if "shrink" not in about: raise ModelMismatch(f"{folder} does not say how far its frames were shrunk; save it again with save_model(…, {{'shrink': 2}})")
     if shrink < 0: raise BadInput(f"shrink {shrink}; use 1 or more, or 0 for that of the frames it learned from")
-    return colour_predictor(model.to(device), shrink or about["shrink"]), about
+    try: model.to(device)
+    except (RuntimeError, AssertionError) as e: raise BadInput(f"no device {device!r} here: {e}; use cpu") from e
+    return colour_predictor(model, shrink or about["shrink"]), about

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .color import colour_errors, colourfulness, lpips, to_rgb
+from .confusion import limits
 from .core import BadInput, Corrupt
 from .show import show_img
 from .twins import thumbnails
@@ -105,29 +106,24 @@ def score_frame(
             for i, (name, ab) in enumerate(answers.items())]
 
 # %% ../nbs/48d_color_judged.ipynb #4c669dc6
-def _by_group(rows: Sequence[Mapping], by: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]: # (G, M) sums, (G, M) how many, (G, 2, cells), frames
+def _by_group(rows: Sequence[Mapping], by: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]: # (G, M) sums, (G, M) how many, (G, 2, cells); frames by metric
     mine = [r for r in rows if r["by"] == by]
     groups, of = np.unique([r["group"] for r in mine], return_inverse=True)
     values, cells = np.array([[r[m] for m in METRICS] for r in mine]), np.array([[r["said"], r["true"]] for r in mine])
     sums, n, counts = (np.zeros((len(groups), *shape)) for shape in ((len(METRICS),), (len(METRICS),), cells.shape[1:]))
     for total, v in ((sums, np.nan_to_num(values)), (n, np.isfinite(values)), (counts, cells)): np.add.at(total, of, v)
-    return sums, n, counts, len(mine)
+    return sums, n, counts, [*np.isfinite(values).sum(0), (cells.sum((1, 2)) > 0).sum()]
 
 
 def _gap(counts: np.ndarray) -> np.ndarray: # (…, 2, cells) -> (…)
     share = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
-    return np.abs(share[..., 0, :] - share[..., 1, :]).sum(-1) / 2
+    return np.where(counts.sum((-2, -1)) > 0, np.abs(share[..., 0, :] - share[..., 1, :]).sum(-1) / 2, np.nan)
 
 
 def _scores(times: np.ndarray, sums: np.ndarray, n: np.ndarray, counts: np.ndarray) -> np.ndarray: # (…, G) -> (…, M + 1)
     total, of = times @ sums, times @ n
     mean = np.divide(total, of, out=np.full(total.shape, np.nan), where=of > 0)
     return np.concatenate([mean, _gap(np.tensordot(times, counts, 1))[..., None]], -1)
-
-
-def _limits(drawn: np.ndarray, groups: int) -> tuple: # 2.5 and 97.5 percent points; NaN for fewer than two groups
-    if groups < 2 or np.isnan(drawn).all(): return np.nan, np.nan
-    return tuple(np.nanpercentile(drawn, [2.5, 97.5]))
 
 # %% ../nbs/48d_color_judged.ipynb #f7c7bc0f
 def judge_colours(
@@ -143,9 +139,9 @@ def judge_colours(
         *held, frames = _by_group(rows, by)
         g = len(held[0])
         value, drawn = _scores(np.ones(g), *held), _scores(rng.multinomial(g, np.full(g, 1 / g), size=draws), *held)
-        for m, name in enumerate((*METRICS, "chroma_gap")):
-            low, high = _limits(drawn[:, m], g)
-            out[by, name] = {"value": value[m], "low": low, "high": high, "n": frames, "n_groups": g}
+        drawn[:, -1] += value[-1] - np.nanmean(drawn[:, -1]) if np.isfinite(value[-1]) else 0 # resampling widens every distance of histograms
+        for m, (name, low, high) in enumerate(zip((*METRICS, "chroma_gap"), *limits(drawn, g))):
+            out[by, name] = {"value": value[m], "low": low, "high": high, "n": frames[m], "n_groups": g}
     table = pd.DataFrame.from_dict(out, orient="index")
     return table.set_axis(pd.MultiIndex.from_tuples(table.index, names=["by", "metric"]))
 
@@ -157,17 +153,19 @@ def against(
     draws: int = 1000,       # Bootstrap samples of groups
     *,
     rng: np.random.Generator, # Source of every draw
-) -> pd.DataFrame: # One row per other: difference (`first` − other), low, high, better (share of frames on which `first` is lower), n, n_groups
+) -> pd.DataFrame: # One row per other: difference (`first` − other), low, high, lower (share of frames on which `first` is lower), n, n_groups; others that share no frame are left out
     "Paired differences, with 95 % intervals by sol"
-    wide = pd.DataFrame([{k: r[k] for k in ("by", "frame", "group", metric)} for r in rows]).pivot_table(index=["group", "frame"], columns="by", values=metric, sort=False)
+    if metric not in METRICS: raise BadInput(f"no metric {metric!r}; use one of {', '.join(METRICS)}")
+    wide = pd.DataFrame([{k: r[k] for k in ("by", "frame", "group", metric)} for r in rows]).pivot_table(index=["group", "frame"], columns="by", values=metric, sort=False, dropna=False)
     if first not in wide: raise BadInput(f"nobody called {first!r} was judged; there are {', '.join(wide.columns)}")
     out, g = {}, wide.index.get_level_values(0)
     for other in wide.columns.drop(first):
         d = (wide[first] - wide[other]).dropna()
+        if not len(d): continue
         by = d.groupby(level=0).agg(["sum", "size"]).to_numpy(float)
         times = rng.multinomial(len(by), np.full(len(by), 1 / len(by)), size=draws) @ by
-        low, high = _limits(times[:, 0] / times[:, 1], len(by))
-        out[other] = {"difference": d.mean(), "low": low, "high": high, "better": (d < 0).mean(), "n": len(d), "n_groups": len(by)}
+        (low,), (high,) = limits(times[:, :1] / times[:, 1:], len(by))
+        out[other] = {"difference": d.mean(), "low": low, "high": high, "lower": (d < 0).mean(), "n": len(d), "n_groups": len(by)}
     return pd.DataFrame.from_dict(out, orient="index")
 
 # %% ../nbs/48d_color_judged.ipynb #b1cf55c2

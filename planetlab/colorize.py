@@ -22,7 +22,7 @@ from .core import BadInput, Corrupt, EmptyTile, ModelMismatch
 from .folders import SUFFIXES
 from .grid import Grid
 from .images import to_8bit
-from .maps import map_scene
+from .maps import as_input, map_scene
 from .masks import read_counts
 from .models.sampling import write_synthetic
 from .outputs import values, write_cog
@@ -56,10 +56,10 @@ def _strips(shape: tuple[int, int]) -> Iterator[slice]: # Of about a million pix
 def _said(light: np.ndarray, valid: np.ndarray, predict: Predictor, plan: MapPlan) -> np.ndarray: # (2, H, W) float32
     if predict.bands != 1 or len(predict.classes) != 2:
         raise ModelMismatch(f"a model of {predict.bands} bands that says {', '.join(predict.classes[:4])}; a colorizer is given L* and says a* and b*")
-    if max(light.shape) <= plan.size: return predict(light[None, None])[0]
+    if max(light.shape) <= plan.size: return predict(as_input(predict, light[None], valid)[None])[0]
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):
         whole, file = Window(0, 0, *light.shape[::-1]), Path(name) / "light.tif"
-        write_cog(file, Grid(*light.shape, Affine.identity()), values(("L*",), "light"), [(whole, light[None])], {})
+        write_cog(file, Grid(*light.shape, Affine.identity()), values(("L*",), "light"), [(whole, np.where(valid, light, np.float32(np.nan))[None])], {})
         for _ in map_scene(open_scene(file), Path(name) / "map", predict, (values(predict.classes, "chroma"),), plan=plan): pass
         return read_tile(open_scene(Path(name) / "map" / "chroma.tif")).pixels
 
@@ -81,6 +81,7 @@ def colorize(
     return out
 
 # %% ../nbs/55_colorize.ipynb #7a229304
+_DONE = "_coloured" # Ends the name of what was coloured here
 _COLOURED = 1.0 # Mean distance from grey, CIELAB units, from which a frame is in colour
 
 
@@ -94,12 +95,12 @@ class Done(NamedTuple):
 
 def find_frames(
     paths: Sequence[str | Path], # Files and folders
-) -> list[Path]: # Files as given; of folders the pictures in them, in the order of names
+) -> list[Path]: # Files as given; of folders the pictures in them that were not coloured here, in the order of names
     "What to colour; raises `BadInput` for what is not there"
     found = []
     for p in map(Path, paths):
         if not p.exists(): raise BadInput(f"no such file or folder: {str(p)!r}")
-        inside = sorted(q for q in p.rglob("*") if q.suffix.lower() in SUFFIXES) if p.is_dir() else [p]
+        inside = sorted(q for q in p.rglob("*") if q.suffix.lower() in SUFFIXES and not q.stem.endswith(_DONE)) if p.is_dir() else [p]
         if not inside: raise BadInput(f"no picture in {str(p)!r}; looked for {', '.join(sorted(SUFFIXES))}")
         found += inside
     return list(dict.fromkeys(found))
@@ -113,7 +114,7 @@ def _write(out: Path, rgb: np.ndarray, valid: np.ndarray, about: dict) -> None:
 
 def iter_colorized(
     paths: Sequence[str | Path], # Files
-    folder: str | Path,          # Gets STEM_coloured.png for each
+    folder: str | Path,          # Gets STEM_coloured.png for each; STEM_2_coloured.png if there are two of a name
     predict: Predictor,          # Says a* and b* of L*
     recolour: bool = False,      # Replace the colours of frames that have some
     plan: MapPlan = PLAN,        # Tiles of a frame that is larger than one
@@ -121,13 +122,13 @@ def iter_colorized(
     "Colour files one after the other; nothing happens until you loop over it"
     taken = set()
     for path in map(Path, paths):
-        name, n = f"{path.stem}_coloured", 1
-        while name in taken: name, n = f"{path.stem}_coloured_{n + 1}", n + 1
+        name, n = f"{path.stem}{_DONE}", 1
+        while name in taken: name, n = f"{path.stem}_{n + 1}{_DONE}", n + 1
         taken.add(name)
         try:
             img, valid = read_counts(path)
             if len(img) not in (1, 3): raise Corrupt(f"{path}: {len(img)} bands; wanted 1 or 3, and perhaps a transparent one")
-            far = 0.0 if len(img) == 1 else float(np.nan_to_num(chroma(to_8bit(img)[None], valid[None], 4 if min(valid.shape) >= 4 else 1)[0]))
+            far = 0.0 if len(img) == 1 else float(np.nan_to_num(chroma(to_8bit(np.where(valid, img, 0))[None], valid[None], 4 if min(valid.shape) >= 4 else 1)[0]))
             if far >= _COLOURED and not recolour:
                 yield Done(path, None, f"in colour already, {far:.0f} from grey in the mean; left alone", False)
                 continue

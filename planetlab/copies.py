@@ -41,7 +41,7 @@ def nearest_training(
     if images.shape[1:] != training.shape[1:] or len(training) < 6:
         raise BadInput(f"pictures of {images.shape[1:]} and {len(training)} for training of {training.shape[1:]}; give (M, 3, S, S) of one shape, and 6 or more to search")
     kinds = [training, training[..., ::-1]] if mirror else [training]
-    found = find(build_index(np.concatenate([_levels(k, size) for k in kinds])), _levels(images, size), min(among, len(training)) + 1)
+    found = find(build_index(np.concatenate([_levels(k, size) for k in kinds])), _levels(images, size), min(among + 1, len(kinds) * len(training)))
     return Near(found.rows[:, :5] % len(training), found.distance[:, 0], found.distance[:, 0] / found.distance[:, 1:].mean(1).clip(1e-9))
 
 # %% ../nbs/49d_copies.ipynb #2a9f6f98

@@ -7,7 +7,9 @@ __all__ = ['EXTRAS', 'Finding', 'check_requirements', 'examine']
 
 # %% ../nbs/61d_doctor.ipynb #6ec345ac
 import importlib.metadata
+import re
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -45,11 +47,14 @@ def check_requirements(
     declared: list[str] | None = None, # Requirements with markers; those of the installed planetlab if None
 ) -> Iterator[Finding]:
     "The libraries that every run needs, then each extra"
-    declared = importlib.metadata.requires("planetlab") or [] if declared is None else declared
-    base = [r for r in map(Requirement, declared) if "extra ==" not in str(r.marker)]
+    try: declared = importlib.metadata.requires("planetlab") or [] if declared is None else declared
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("requirements", "fails", "planetlab was found but not installed, so nobody knows what it needs: run pip install -e . in its folder")
+        return
+    base = [r for r in map(Requirement, declared) if r.marker is None or r.marker.evaluate({"extra": ""})]
     unmet = _unmet(base)
     yield Finding("requirements", "fails" if unmet else "ok", f"{'; '.join(unmet)}: run pip install -U planetlab" if unmet else f"{len(base)} libraries, all in versions that fit")
-    names = {str(r.marker).split("extra == ")[1].strip("\"'") for r in map(Requirement, declared) if "extra ==" in str(r.marker)}
+    names = {name for r in map(Requirement, declared) for name in re.findall(r"extra == [\"']([^\"']+)", str(r.marker))}
     for extra in sorted(names):
         unmet = _unmet([r for r in map(Requirement, declared) if r.marker and r.marker.evaluate({"extra": extra}) and "extra ==" in str(r.marker)])
         needed = EXTRAS.get(extra, extra)

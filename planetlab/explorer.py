@@ -20,7 +20,7 @@ from rasterio.crs import CRS
 
 from .bodies import Body, datum_of
 from .core import BadInput, PlanetlabError, need
-from .desk import Desk, Places, latents_of, more_like, place_rows, search_words, split_in_two
+from .desk import Desk, Places, check_view, column_apart, latents_of, more_like, place_rows, search_words, split_in_two
 from .explore import RunView, thumbnail
 from .footprint_map import Chart, graticule, project, project_outlines
 from .labelling import Labels, accept_spread, label_table, name_rows, read_labels, redo, spread_labels, start_labels, undo, write_labels
@@ -158,12 +158,12 @@ class _Screen:
 def _head_says(screen: _Screen) -> str:
     "Fit the head and colour by what it says"
     desk, t = screen.desk, screen.desk.view.table
-    apart = next((t[c].astype(str) for c in ("sequence", "group") if c in t), None)
-    desk.spread = s = spread_labels(desk.labels, latents_of(desk), apart)
+    apart = column_apart(t)
+    desk.spread = s = spread_labels(desk.labels, latents_of(desk), None if apart is None else t[apart].astype(str))
     screen.by.value = desk.by = "label"
     screen.colour()
     return (f"head: {s.accuracy:.2f} right on left-out rows, commonest label alone {s.commonest:.2f}, n = {s.n}, "
-            f"{'random folds' if apart is None else f'folds by {apart.name}'}; {((desk.labels.codes < 0) & (s.p >= screen.least.value)).sum():,} rows to accept")
+            f"{'random folds' if apart is None else f'folds by {apart}'}; {((desk.labels.codes < 0) & (s.p >= screen.least.value)).sum():,} rows to accept")
 
 
 def _export(desk: Desk) -> str:
@@ -235,7 +235,7 @@ def explore(
     body: Body | None = None, # World of the table's lon and lat, if there are no footprints
 ) -> Explorer:
     "Look at a run and name what is in it"
-    if missing := [c for c in ("id", "map_x", "map_y") if c not in view.table]: raise BadInput(f"the table has no column {missing}; it has {list(view.table)}")
+    check_view(view)
     w, kept = need("ipywidgets", "lab"), None if folder is None else Path(folder) / "labels.parquet"
     labels = read_labels(kept, view.table.id) if kept is not None and kept.exists() else start_labels(view.table.id)
     screen = _Screen(w, Desk(view, labels, None if folder is None else Path(folder), by="cluster" if "cluster" in view.table else "label"), place_rows(view, body))

@@ -21,12 +21,12 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from .bodies import Body
-from .core import BadInput, atomic, digest
-from .desk import place_rows
+from .core import atomic, digest
+from .desk import check_view, column_apart, place_rows
 from .explore import RunView, thumbnail
 from .footprint_map import Chart, graticule, project, project_outlines
 from .labelling import Labels
-from .runs import pipelines
+from .report import shipped
 from .show import PALETTE
 
 # %% ../nbs/61c_explorer_page.ipynb #bbe30fc0
@@ -166,18 +166,8 @@ def _about(view: RunView, title: str, atlas: Atlas | None, labels: Labels | None
     said = [] if labels is None else [[n, np.flatnonzero(labels.codes == c).tolist()] for c, n in enumerate(labels.names)]
     thumbs = atlas and {"type": "image/webp", "w": atlas.width, "h": atlas.height, "cols": _COLS, "per": _SHEET}
     return {"title": title, "ids": ids, "digest": digest([title, ids], 16), "columns": words, "numbers": numbers, "groups": groups, "by": "cluster" if "cluster" in words else "label",
-            "apart": next((c for c in ("sequence", "group") if c in words), None), "z": None if view.z is None else _small(view.z), "charts": _charts(view, body),
+            "apart": a if (a := column_apart(view.table)) in words else None, "z": None if view.z is None else _small(view.z), "charts": _charts(view, body),
             "thumbs": thumbs, "labels": said, "palette": PALETTE, "box": _box(view.table[["map_x", "map_y"]].to_numpy(float)), "example": -1}
-
-
-def _check(view: RunView) -> None:
-    "The door"
-    t = view.table
-    if missing := [c for c in ("id", "map_x", "map_y") if c not in t]: raise BadInput(f"the table has no column {missing}; it has {list(t)}")
-    if not len(t) or t.id.astype(str).duplicated().any(): raise BadInput(f"{len(t)} rows, {t.id.nunique()} different ids; give one row or more, each with an id of its own")
-    lengths = {**{n: len(c) for n, c in view.chips.items()}, **({} if view.z is None else {"latents": len(view.z)})}
-    if odd := {n: k for n, k in lengths.items() if k != len(t)}: raise BadInput(f"{len(t)} rows and {odd}; give one of each per row")
-    if view.z is not None and not np.isfinite(view.z).all(): raise BadInput("latents hold NaN or infinity; leave out rows that have none")
 
 # %% ../nbs/61c_explorer_page.ipynb #938d7d57
 def write_explorer(
@@ -191,8 +181,8 @@ def write_explorer(
 ) -> int: # Bytes written
     "One offline file to look at a run and name what is in it"
     from bokeh.resources import Resources
-    _check(view)
-    home, atlas = next(iter(pipelines().values())).parent, make_atlas(view.chips, most) if view.chips else None
+    check_view(view)
+    home, atlas = shipped(), make_atlas(view.chips, most) if view.chips else None
     about = _about(view, title, atlas, labels, body)
     script, maps = _drawn(view.table, bool(about["charts"]))
     css, js, page = ((home / f"explorer.{k}").read_text(encoding="utf-8") for k in ("css", "js", "html"))

@@ -153,11 +153,11 @@ def judge_samples(
     "Sets of pictures against the same real frames"
     if not sets: raise BadInput("no set of pictures to judge; give one or more")
     n, against, rows = min(len(real), *(len(x) for x, _ in sets.values())), space(real), {}
+    even = against[np.sort(rng.permutation(len(against))[:n])] # as many as of each set, and the same for all
     for name, (images, own) in sets.items():
         pick = np.sort(rng.permutation(len(images))[:n])
         z, own = space(images[pick]), np.arange(n) if own is None else np.asarray(own)[pick]
         value, low, high = kid_interval(against, z, groups, own)
-        even = against[np.sort(rng.permutation(len(against))[:n])]
         rows[name] = {"n": n, "kid": value, "kid_low": low, "kid_high": high, "fid": fid(even, z),
                       **dict(zip(("precision", "recall"), precision_recall(even, z)))}
     return pd.DataFrame.from_dict(rows, orient="index")

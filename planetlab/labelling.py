@@ -17,7 +17,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 from sklearn.cluster import KMeans
-from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from .bodies import Body
 from .core import BadInput, Corrupt, atomic
@@ -184,14 +184,17 @@ class Spread(NamedTuple):
     "What a linear head says of every row"
     codes: np.ndarray # (N,) int32, index into the names of the labels
     p: np.ndarray     # (N,) float32, its probability, not calibrated
-    accuracy: float   # On labelled rows left out of the fit, in folds; NaN if a label has fewer than two groups
+    accuracy: float   # On labelled rows left out of the fit, in folds; NaN if a label has too few groups for that
     commonest: float  # What naming everything by the commonest label would score on the same rows
     n: int            # Labelled rows the two were counted on
 
 
-def _folds(y: np.ndarray, groups: np.ndarray) -> int: # 0: too few to leave any out
+def _left_out(head, x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> float: # Share right in folds; NaN where a fold would have to learn without one of the names
     least = min(len(np.unique(groups[y == c])) for c in np.unique(y))
-    return min(5, least) if least > 1 else 0
+    if least < 2: return np.nan
+    folds = list(StratifiedGroupKFold(min(5, least)).split(x, y, groups))
+    if any(len(np.unique(y[learn])) < len(np.unique(y)) for learn, _ in folds): return np.nan
+    return float((cross_val_predict(head, x, y, cv=folds) == y).mean())
 
 
 def spread_labels(
@@ -205,13 +208,13 @@ def spread_labels(
     if len(named) < 2: raise BadInput(f"{len(named)} names in use; a head needs two or more to tell apart, name something else as well")
     rows = np.sort(np.concatenate([r[np.linspace(0, len(r) - 1, min(len(r), _MOST)).astype(int)] for r in named]))
     x, y, by = np.asarray(z[rows], "float32"), labels.codes[rows], np.arange(len(rows)) if groups is None else np.asarray(groups)[rows].astype(str)
-    head, folds = classifiers()["linear probe"], _folds(y, by)
-    right = (cross_val_predict(head, x, y, groups=by, cv=GroupKFold(folds)) == y).mean() if folds else np.nan
+    head = classifiers()["linear probe"]
+    right = _left_out(head, x, y, by)
     head.fit(x, y)
     said = [head.predict_proba(np.asarray(z[i:i + 2**16], "float32")) for i in range(0, len(z), 2**16)]
     codes = np.concatenate([head.classes_[s.argmax(1)] for s in said])
     p = np.concatenate([s.max(1) for s in said]).astype("float32")
-    return Spread(codes.astype("int32"), p, float(right), float(np.bincount(y).max() / len(y)), len(y))
+    return Spread(codes.astype("int32"), p, right, float(np.bincount(y).max() / len(y)), len(y))
 
 # %% ../nbs/60d_labelling.ipynb #b6d95494
 def accept_spread(
@@ -268,6 +271,9 @@ def read_labels(
     t = t[t.label.fillna("") != ""]
     rows = pd.Index(labels.ids).get_indexer(t.id.astype(str))
     if (rows < 0).any(): raise BadInput(f"{(rows < 0).sum()} of {len(t)} ids in {path}, {t.id[rows < 0].iloc[0]!r} for one, are not among your {len(labels.ids)}; are these labels of another run?")
-    codes, names = pd.factorize(t.label.astype(str).map(clean_name))
+    t = t.assign(id=t.id.astype(str), label=t.label.astype(str).map(clean_name)).drop_duplicates(["id", "label"])
+    if (twice := t.id[t.id.duplicated()]).size: raise BadInput(f"{len(twice)} ids in {path} have two labels, {twice.iloc[0]!r} for one; keep one line for each")
+    rows = pd.Index(labels.ids).get_indexer(t.id)
+    codes, names = pd.factorize(t.label)
     labels.codes[rows] = codes
     return replace(labels, names=tuple(names))

@@ -135,8 +135,9 @@ def published(
     return yaml.safe_load((shipped() / "published.yaml").read_text(encoding="utf-8")).get(pipeline, {})
 
 
-def _said(value: float, low: float | None = None, high: float | None = None, n: int | None = None) -> str: # Three digits, with an interval if there is one
-    return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if low is not None and high is not None else "")
+def _said(found: dict) -> str: # Three digits, with an interval if there is one
+    low, high = found.get("low"), found.get("high")
+    return f"{found['value']:.3g}" + (f" [{low:.3g}, {high:.3g}]" if low is not None and high is not None else "")
 
 # %% ../nbs/60h_report.ipynb #5710fdd3
 def compare_published(
@@ -148,7 +149,7 @@ def compare_published(
     for row in rows:
         found = [p for p in fnmatch.filter(known, row["ours"]) if known[p]["value"] is not None]
         where = f" ({found[0]})" if found else ""
-        table[row["task"]] = {"ours": _said(**known[found[0]]) + where if found else "not measured in this run", "seed": row["seed"],
+        table[row["task"]] = {"ours": _said(known[found[0]]) + where if found else "not measured in this run", "seed": row["seed"],
                               "best published": row["best"], "protocol": f"{row['protocol']} Source: {row['source']}."}
     return pd.DataFrame(table, index=["ours", "seed", "best published", "protocol"]).T
 

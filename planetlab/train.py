@@ -183,7 +183,7 @@ def _origin(
     processes: int,    # That share the work
 ) -> str: # SHA-256
     "What a training starts from; two trainings with the same origin are the same"
-    names = re.sub(r" at 0x[0-9a-f]+", "", repr((recipe, task.loss_fn, task.bf16, processes)))
+    names = re.sub(r" at 0x[0-9a-f]+", "", repr((recipe, task.loss_fn, task.bf16, processes, [len(b) if hasattr(b, '__len__') else None for b in loaders])))
     sha = hashlib.sha256(names.encode())
     tensors = list(task.model.state_dict().values())
     for batches in loaders:

@@ -14,7 +14,7 @@ from .core import BadInput
 from .models.autoencoder import Autoencoder, filled, kl_to_unit
 
 # %% ../nbs/40a_walks.ipynb #68a3f81f
-def _means(model: Autoencoder, x: Tensor, valid: Tensor | None) -> Tensor: # (B, D) or (B, D, h, w)
+def _features(model: Autoencoder, x: Tensor, valid: Tensor | None) -> Tensor: # As `model.mu` takes it
     if model.logvar is None: raise BadInput("a plain autoencoder has no variances, and no space to walk in; use variational=True")
     return model.encoder(x if valid is None else filled(x, valid))
 
@@ -26,7 +26,7 @@ def nats(
     valid: Tensor | None = None, # (B, 1, H, W) bool; all if None
 ) -> np.ndarray: # (D,) nats, summed over places, mean over chips
     "What each number of a description says, KL to a unit Gaussian"
-    h = _means(model, x, valid)
+    h = _features(model, x, valid)
     mu, logvar = model.mu(h).float(), model.logvar(h).float().clamp(-10, 10)
     each = kl_to_unit(mu.flatten(0, 1)[:, None], logvar.flatten(0, 1)[:, None]) # each number a description of its own
     return each.view(len(x), -1).mean(0).cpu().numpy()
@@ -41,7 +41,7 @@ def interpolate(
 ) -> Tensor: # (n, C, H, W)
     "What lies on the straight line between two descriptions"
     if len(x) != 2 or n < 2: raise BadInput(f"{len(x)} chips and {n} steps; give two chips and 2 steps or more")
-    a, b = model.mu(_means(model, x, valid))
+    a, b = model.mu(_features(model, x, valid))
     share = torch.linspace(0, 1, n, device=a.device).view(-1, *[1] * a.ndim)
     return model.decode(a + share * (b - a))
 
@@ -56,7 +56,7 @@ def traverse(
     valid: Tensor | None = None, # (1, 1, H, W) bool; all if None
 ) -> Tensor: # (n, C, H, W)
     "A description with one number turned from low to high"
-    z = model.mu(_means(model, x, valid))
+    z = model.mu(_features(model, x, valid))
     if len(z) != 1 or not 0 <= latent < z.shape[1]: raise BadInput(f"{len(z)} chips and latent {latent}; give one chip and a number from 0 to {z.shape[1] - 1}")
     z = z.repeat(n, *[1] * (z.ndim - 1))
     z[:, latent] = torch.linspace(-reach, reach, n, device=z.device).view(-1, *[1] * (z.ndim - 2))

@@ -68,10 +68,16 @@ def execute(preset, out, **given):
     return json.loads((Path(out) / "metrics.json").read_text())
 
 
+def shared(tmp_path_factory):
+    "A folder of this run of the tests alone, for all its workers"
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
     "A run of the smoke preset that nothing interrupted"
-    out = tmp_path_factory.getbasetemp().parent / f"smoke{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}" / "run"
+    out = shared(tmp_path_factory) / "smoke" / "run"
     out.parent.mkdir(exist_ok=True)
     with FileLock(out.parent.with_suffix(".lock")): # the workers share one, made by the first to ask
         if not (out / "venus.html").exists(): finished("venus", "venus_smoke", out, command)
@@ -81,7 +87,7 @@ def smoke(tmp_path_factory):
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
     "The finished site, built once as a reader builds it"
-    mark = tmp_path_factory.getbasetemp().parent / f"site{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
+    mark = shared(tmp_path_factory) / "site"
     with FileLock(mark.with_suffix(".lock")): # the workers share one, made by the first to ask
         if not mark.exists(): subprocess.run([sys.executable, "-P", "tools/site.py"], cwd=ROOT, check=True)
         mark.touch()

@@ -172,7 +172,7 @@ def test_what_is_no_picture_is_said_so(tmp_path):
 
 
 def test_the_pipeline_draws_marks_and_judges(tmp_path):
-    found = execute("diffuse_smoke", tmp_path, n_images=200, vae_epochs=0, curve=[1], steps=1, visible=True)
+    found = execute("diffuse_smoke", tmp_path, n_images=200, curve=[1], steps=1, visible=True)
     drawn = sorted((tmp_path / "samples").glob("*.png"))
     assert len(drawn) == 50 and all(map(is_synthetic, drawn))
     rows = found["distance"]["histograms"]["train"]

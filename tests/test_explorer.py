@@ -14,7 +14,9 @@ from PIL import Image
 
 from planetlab.bodies import MARS, MOON, VENUS, distance_m
 from planetlab.core import BadInput
+from planetlab.desk import Desk, more_like
 from planetlab.explore import RunView
+from planetlab.explorer import explore
 from planetlab.explorer_page import make_atlas, write_explorer
 from planetlab.footprint_map import choose_charts, footprint_centres, footprint_corners, graticule, project, project_outlines
 from planetlab.grid import footprint, grid_around
@@ -146,7 +148,38 @@ def test_what_does_not_fit_together_is_refused(view, tmp_path):
     for bad, message in ((view._replace(table=view.table.drop(columns="map_x")), "map_x"), (view._replace(z=view.z[:-1]), "239"), (view._replace(z=view.z * np.nan), "NaN"),
                          (view._replace(table=view.table.assign(id="a")), "1 different ids")):
         with pytest.raises(BadInput, match=message): write_explorer(tmp_path / "x.html", bad, "x")
+        with pytest.raises(BadInput, match=message): explore(bad)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_head_is_not_judged_on_folds_that_cannot_be():
+    "Four groups, one name in each half: a fold may hold all of one name, and then nobody can say how good the head is"
+    groups = np.repeat(["a1", "a2", "b1", "b2"], [10, 5, 9, 8])
+    labels = start_labels([f"r{i}" for i in range(32)])
+    for name in ("a", "b"): labels = name_rows(labels, np.flatnonzero(np.char.startswith(groups, name)), name)
+    z = np.where(np.char.startswith(groups, "a"), 1.0, -1.0)[:, None] + np.random.default_rng(0).normal(0, 0.1, (32, 2))
+    said = spread_labels(labels, z, groups)
+    assert said.accuracy == 1 and (said.codes == labels.codes).all()
+    alone = spread_labels(labels, z, np.where(np.char.startswith(groups, "a"), "a", groups)) # all of one name is one group
+    assert np.isnan(alone.accuracy) and (alone.codes == labels.codes).all()
+
+
+def test_a_row_with_two_labels_is_no_label(tmp_path):
+    (tmp_path / "labels.csv").write_text("id,label\nr0,sand\nr0,sand\nr1,rock\n")
+    assert read_labels(tmp_path / "labels.csv", IDS).of_rows.tolist()[:3] == ["sand", "rock", ""]
+    (tmp_path / "labels.csv").write_text("id,label\nr0,sand\nr0,rock\n")
+    with pytest.raises(BadInput, match="'r0' for one; keep one line"): read_labels(tmp_path / "labels.csv", IDS)
+
+
+def test_more_like_answers_with_other_groups_only():
+    z = np.random.default_rng(0).normal(size=(60, 3)).astype("float32")
+    table = pd.DataFrame({"id": [f"r{i}" for i in range(60)], "map_x": z[:, 0], "map_y": z[:, 1], "group": np.arange(60) // 10})
+    desk = Desk(RunView(table, {}, None, z), start_labels(table.id))
+    desk.rows = np.array([3, 14, 15])
+    assert more_like(desk, 12) == "12 most like 3 selected, of another group" and set(desk.rows // 10) <= {2, 3, 4, 5}
+    near = np.linalg.norm(z[:, None] - z[[3, 14, 15]], axis=2).min(1)
+    near[:20] = np.inf
+    assert set(desk.rows) == set(near.argsort()[:12])
 
 
 # ---- in a browser

@@ -42,8 +42,11 @@ def bin_prior(
 ) -> Tensor: # (K,) adds up to 1
     "How common each bin is"
     if not len(ab): raise BadInput("no colours to count; not one pixel is valid")
-    which, share = soft_bins(ab, bins)
-    return torch.zeros(len(bins)).index_add_(0, which.flatten(), share.flatten()) / len(ab)
+    out = torch.zeros(len(bins), device=ab.device)
+    for some in ab.split(2**16):
+        which, share = soft_bins(some, bins)
+        out.index_add_(0, which.flatten(), share.flatten())
+    return out / len(ab)
 
 
 def rebalanced(

@@ -145,8 +145,8 @@ class DenoisingLoss:
         label: Tensor | None = None, # (B,) int64; below 0, and without: unknown
     ) -> dict[str, Tensor]: # `loss`
         x = 2 * torch.where(valid, x, GAP) - 1
-        even = torch.arange(len(x), device=x.device) / len(x)
-        t = ((torch.rand(1, device=x.device) + even) % 1 * STEPS).long().clamp(max=STEPS - 1)
+        spread = torch.arange(len(x), device=x.device) / len(x)
+        t = ((torch.rand(1, device=x.device) + spread) % 1 * STEPS).long().clamp(max=STEPS - 1)
         noise, left = torch.randn_like(x), model.alpha_bar[t]
         if model.training and label is not None: label = torch.where(torch.rand(len(x), device=x.device) < self.hide, -1, label)
         found = model(add_noise(x, noise, left), t, label).float()
