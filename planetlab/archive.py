@@ -160,8 +160,8 @@ Range = tuple[float | None, float | None] # Both ends included; None is open
 @dataclass(frozen=True)
 class Query:
     "What a photograph must be; what is left out may be anything"
-    mission: str = ""
-    sols: Range | None = None
+    mission: str = ""                       # "curiosity", …
+    sols: Range | None = None               # Martian days since landing, first and last
     camera: str = ""                        # "navcam", "mastcam", …
     side: str = ""                          # "left" or "right"
     sample: str = ""                        # "full", "subframe", "thumbnail", …
@@ -169,7 +169,7 @@ class Query:
     utc: tuple[str, str] | None = None      # From and to; years, days or seconds
     lmst_h: Range | None = None             # Local mean solar time, hours
     azimuth_deg: Range | None = None        # Clockwise from the first to the second
-    elevation_deg: Range | None = None
+    elevation_deg: Range | None = None      # Above the horizon
     width: Range | None = None              # px
     height: Range | None = None             # px
     state: str = ""                         # One of `STATES`
@@ -225,10 +225,10 @@ def find(
 # %% ../nbs/16b_archive.ipynb #9c00c86e
 class Wanted(NamedTuple):
     "A photograph to be fetched"
-    mission: str
-    id: str
+    mission: str  # As in its `Record`
+    id: str       # As in its `Record`
     path: str     # Where it is to lie, relative to the folder of the archive
-    urls: tuple[str, ...]
+    urls: tuple[str, ...] # Addresses, tried in this order
     width: int | None  # px, if it is listed
     height: int | None # px
     sha256: str   # Which bytes it must be; empty if any will do
@@ -236,13 +236,13 @@ class Wanted(NamedTuple):
 
 class Answer(NamedTuple):
     "What came of it"
-    mission: str
-    id: str
+    mission: str     # As in its `Record`
+    id: str          # As in its `Record`
     state: str       # "got" or "missing"
     reason: str = "" # Why it is missing
     path: str = ""   # Where it lies, relative to the folder of the archive
-    n_bytes: int = 0
-    sha256: str = ""
+    n_bytes: int = 0 # On disk
+    sha256: str = "" # Of these bytes
 
 
 def want(

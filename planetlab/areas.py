@@ -104,7 +104,7 @@ def pixel_area_m2(
     window: Window | None = None, # Pixels wanted; all if None
 ) -> np.ndarray: # (h, 1) where rows are parallels, else (h, w): m²; NaN where a pixel lies off the world
     "True ground under each pixel, on the body's ellipsoid"
-    if not grid.crs: raise MissingCRS("the grid has no CRS, so its pixels cover no known ground; georeference the raster first")
+    if not grid.crs: raise MissingCRS(f"the grid of {grid.height} x {grid.width} px has no CRS, so its pixels cover no known ground; georeference the raster first")
     window = Window(0, 0, grid.width, grid.height) if window is None else window
     row, col, h, w = (int(v) for v in (window.row_off, window.col_off, window.height, window.width))
     column = column_deg(grid, body)

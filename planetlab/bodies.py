@@ -166,9 +166,9 @@ def body_of(
 
 # %% ../nbs/01_bodies.ipynb #5d83b0d8
 def to_graphic(
-    lat: np.ndarray, # Planetocentric latitudes, degrees
+    lat: np.ndarray, # (N,) planetocentric latitudes, degrees
     body: Body,      # The world
-) -> np.ndarray: # Planetographic latitudes, degrees
+) -> np.ndarray: # (N,) planetographic latitudes, degrees
     "Latitude of the local vertical, as geodesics and ellipsoidal maps use it"
     lat = np.radians(np.asarray(lat, float))
     ratio = (body.equatorial_m / body.polar_m) ** 2
@@ -176,9 +176,9 @@ def to_graphic(
 
 
 def to_centric(
-    lat: np.ndarray, # Planetographic latitudes, degrees
+    lat: np.ndarray, # (N,) planetographic latitudes, degrees
     body: Body,      # The world
-) -> np.ndarray: # Planetocentric latitudes, degrees
+) -> np.ndarray: # (N,) planetocentric latitudes, degrees
     "Latitude at the centre of the body, undoing `to_graphic`"
     lat = np.radians(np.asarray(lat, float))
     ratio = (body.polar_m / body.equatorial_m) ** 2
@@ -186,17 +186,17 @@ def to_centric(
 
 # %% ../nbs/01_bodies.ipynb #8d3e72bc
 def wrap_lon(
-    lon: np.ndarray,     # Longitudes, degrees east
+    lon: np.ndarray,     # (N,) longitudes, degrees east
     centre: float = 0.0, # Middle of the range wanted, degrees
-) -> np.ndarray: # The same meridians, from `centre` - 180 up to, not including, `centre` + 180
+) -> np.ndarray: # (N,) the same meridians, degrees, from `centre` - 180 up to, not including, `centre` + 180
     "Longitudes in one turn around `centre`"
     return (np.asarray(lon, float) - centre + 180) % 360 - 180 + centre
 
 # %% ../nbs/01_bodies.ipynb #02499ab3
 def flip_lon(
-    lon: np.ndarray,       # Longitudes, degrees
+    lon: np.ndarray,       # (N,) longitudes, degrees
     centre: float = 180.0, # Middle of the range wanted, degrees
-) -> np.ndarray: # The same meridians counted the other way, in one turn around `centre`
+) -> np.ndarray: # (N,) degrees: the same meridians counted the other way, in one turn around `centre`
     "East-positive longitudes as west-positive ones, and back"
     return wrap_lon(-np.asarray(lon, float), centre)
 

@@ -26,10 +26,10 @@ CHOICES = ("camera", "side", "sample", "colour") # Columns that are chosen by va
 class Wanted:
     "A selection of records; an empty field asks nothing"
     sols: tuple[int, int] | None = None # First and last
-    camera: tuple[str, ...] = ()
-    side: tuple[str, ...] = ()
-    sample: tuple[str, ...] = ()
-    colour: tuple[str, ...] = ()
+    camera: tuple[str, ...] = ()        # "navcam", "mastcam", …
+    side: tuple[str, ...] = ()          # "left", "right"
+    sample: tuple[str, ...] = ()        # "full", "subframe", "thumbnail", …
+    colour: tuple[str, ...] = ()        # "colour", "grey", "bayer"
 
 
 def matches(

@@ -120,7 +120,7 @@ class Chips:
         if not -len(self) <= i < len(self): raise IndexError(f"chip {i} of {len(self)}")
         return self.read(next(self.table.iloc[[i]].itertuples(index=False)))
 
-    def of(self, split: str):
+    def of(self, split: str): # Any that its table knows
         "The chips of one split"
         some = self.table[self.table.split == split]
         if some.empty:
@@ -164,7 +164,7 @@ def plan_chips(
     names = [a.region for a in areas]
     if len(set(names)) < len(names) or not names:
         raise BadInput(f"regions {names}; give one area or more, each with its own name")
-    if len({a.classes for a in areas}) > 1: raise BadInput("areas name different classes; open all with the same classes=")
+    if len(named := {a.classes for a in areas}) > 1: raise BadInput(f"areas name different classes, {sorted(named)}; open all with the same classes=")
     rows, left_out = [], []
     for k, area in enumerate(areas):
         if min(area.grid.shape) < size:

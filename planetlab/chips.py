@@ -85,7 +85,7 @@ class Symmetry:
 def same(
     x: Tensor,          # (B, C, H, H)
     symmetry: Symmetry, # What may change
-) -> list[Tensor]: # 1, 2, 4 or 8 tensors like `x`, `x` first
+) -> list[Tensor]: # (B, C, H, H), 1, 2, 4 or 8 of them, `x` first
     "Every exact mirror image and quarter turn that shows the same, whatever the light"
     if symmetry.lit: return [x]
     images = [x, x.flip(-2)] if symmetry.upside_down else [x]
@@ -243,7 +243,7 @@ def read_chips(
         np.divide(x, high - low, x)
         np.clip(x, 0, 1, x)
         np.copyto(x, np.float32(GAP), where=~valid)
-    if pixels.dtype.kind == "f" and not np.isfinite(x).all(): raise BadInput("tiles hold NaN where they are valid; mark such pixels invalid")
+    if pixels.dtype.kind == "f" and not np.isfinite(x).all(): raise BadInput(f"tiles hold NaN where they are valid, {np.sum(~np.isfinite(x))} numbers in {len(x)} tiles; mark such pixels invalid")
     return Chips(torch.from_numpy(x), torch.from_numpy(valid), size)
 
 # %% ../nbs/20_chips.ipynb #d9f477f4

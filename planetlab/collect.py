@@ -141,7 +141,7 @@ def polite_client(
 # %% ../nbs/16c_collect.ipynb #64ba0e63
 class Listed(NamedTuple):
     "One sol, asked for"
-    sol: int
+    sol: int         # Martian days since landing
     n: int = 0       # Photographs it lists
     new: int = 0     # Not known before
     changed: int = 0 # Known, and now known better

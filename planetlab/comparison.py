@@ -76,7 +76,7 @@ def deal_parts(
 class Cost(NamedTuple):
     "What a call took"
     cpu_s: float   # Of all threads of this process
-    wall_s: float
+    wall_s: float  # On the clock
     peak_mb: float # Largest memory of the process meanwhile; NaN where the system does not tell
     new_mb: float  # How far that lay above the memory before
 
@@ -251,7 +251,7 @@ def compare_joint(
     learn: np.ndarray,    # (N,) bool, what is fitted
     new: np.ndarray,      # (N,) bool, labelled, what is scored
     k: int,               # Groups
-    seeds: Sequence[int] = range(5),
+    seeds: Sequence[int] = range(5), # One run each
 ) -> pd.DataFrame: # By seed: adjusted Rand index of two stages, joint (DEC), heads and k-means on z
     "The joint method and the heads beside two stages"
     small = torch.from_numpy(resized(images, 32)).float() / 255

@@ -282,7 +282,7 @@ def paired_scores(
     second = replace(second, images=first.images, groups=[second.groups[r] for r in rows], pixels=second.pixels[rows],
                      edges=None if second.edges is None else second.edges[rows])
     if second.groups != first.groups or (first.pixels.sum(2) != second.pixels.sum(2)).any():
-        raise BadInput("the two models were judged on other labels or groups of the same images; count both with the same pair table")
+        raise BadInput(f"the two models were judged on other labels or groups of the same {len(rows)} images; count both with the same pair table")
     a, b = (_plan(c, without) for c in (first, second))
     n = len(a.pixels)
     one, two, times = a(np.ones(n)), b(np.ones(n)), rng.multinomial(n, np.full(n, 1 / n), size=draws)

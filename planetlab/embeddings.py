@@ -40,8 +40,8 @@ def _squares(stored: np.ndarray) -> np.ndarray: # int8 to float32, `_FULL` times
 
 
 def dequantise(
-    stored: np.ndarray, # Any shape, int8
-) -> np.ndarray: # Same shape, float32 in -1 to 1; NaN for -128
+    stored: np.ndarray, # (64, H, W) int8, or any shape
+) -> np.ndarray: # (64, H, W) float32 in -1 to 1; NaN for -128
     "What bytes of the public coding stand for"
     if stored.dtype != np.int8:
         raise BadInput(f"got {stored.dtype}; the public coding is int8, with -128 for no data: read the file without scaling it")

@@ -59,7 +59,7 @@ def open_run(
 # %% ../nbs/60_explore.ipynb #1a16113c
 def show_latents(
     view: RunView, # From `open_run`
-) -> np.ndarray: # Two axes
+) -> np.ndarray: # (2,) axes
     "The latent map by cluster and by type"
     xy = view.table[["map_x", "map_y"]].to_numpy()
     types = sorted(view.table.type.unique())

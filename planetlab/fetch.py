@@ -23,11 +23,11 @@ from .download import FetchFailed, RemoteFile, iter_download, noted_hash
 @dataclass(frozen=True)
 class Source:
     "A public dataset: where it is from, on which terms, and what is known of it"
-    title: str
+    title: str    # Its publishers' name of it
     page: str     # A person's way to it
-    licence: str
+    licence: str  # Terms of use, in a few words
     credit: str   # To be printed beside results
-    files: tuple[RemoteFile, ...]
+    files: tuple[RemoteFile, ...] # Where each lies, and its hash
     counts: str   # As its publishers state them
     caution: str  # What was not verified
 

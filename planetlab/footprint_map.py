@@ -69,13 +69,17 @@ class Chart(NamedTuple):
 def _name(lon: float, lat: float) -> str: return f"{meridian(lon)}, {parallel(lat)}"
 
 
-def meridian(lon: float) -> str:
+def meridian(
+    lon: float, # Degrees east
+) -> str:
     "A longitude as maps say it"
     lon = round(float(wrap_lon(lon)), 6)
     return f"{abs(lon):g}°" + ("" if lon in (0, -180) else " E" if lon > 0 else " W")
 
 
-def parallel(lat: float) -> str:
+def parallel(
+    lat: float, # Degrees north
+) -> str:
     "A latitude as maps say it"
     return f"{abs(round(lat, 6)):g}°" + ("" if not lat else " N" if lat > 0 else " S")
 

@@ -26,8 +26,8 @@ from .core import BadInput, Corrupt, digest, file_stamp, read_json, write_json
 
 # %% ../nbs/17a_images.ipynb #366f2b6f
 def to_8bit(
-    counts: np.ndarray, # Any shape and number type; NaN becomes 0
-) -> np.ndarray: # Same shape, uint8
+    counts: np.ndarray, # (..., H, W) of any number type; NaN becomes 0
+) -> np.ndarray: # (..., H, W) uint8
     "Counts to 8 bits, without wrapping: by bit depth if whole and not negative, else from lowest to highest"
     if counts.dtype == np.uint8: return counts
     finite = np.isfinite(counts)

@@ -187,7 +187,7 @@ def measure_registration(
     size: int = 128,     # Side of a window, px
 ) -> pd.DataFrame: # Two rows per window: id, pair ("own place", "another place"), east_km, north_km, correlation, confidence
     "How far the heights lie from the radar image of the same ground"
-    if "width_m" not in table or _form(table) != "mosaics": raise BadInput("only mosaics lie on known ground; give a table read from sar.tif and topo.tif")
+    if "width_m" not in table or _form(table) != "mosaics": raise BadInput(f"only mosaics lie on known ground, not {_form(table)}; give a table read from sar.tif and topo.tif")
     wide = table.sort_values(["width_m", "id"], ascending=[False, True]).head(n)
     tiles = [[structure_tile(row, Path(row.folder), p, size) for p in ("sar", "topo")] for row in wide.itertuples()]
     slopes = [facing_slope(heights) for _, heights in tiles]

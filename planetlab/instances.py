@@ -163,7 +163,7 @@ def to_metres(
 ) -> Instances: # Table with area_m2, diameter_m, length_m and, with `range_m`, range_m (median); NaN where the range is unknown
     "Sizes in metres, from a map scale or from ranges"
     if (res_m is None) == (range_m is None) or (range_m is None) != (focal_px is None):
-        raise BadInput("give either `res_m`, or `range_m` and `focal_px`; without one of them no size in metres is known")
+        raise BadInput(f"res_m {res_m}, range_m {'None' if range_m is None else 'given'}, focal_px {focal_px}; give either `res_m`, or `range_m` and `focal_px`; without one of them no size in metres is known")
     t = found.table
     if res_m is not None: return Instances(found.ids, t.assign(area_m2=t.n_px * res_m**2, diameter_m=t.diameter_px * res_m, length_m=t.length_px * res_m))
     if np.shape(range_m) != found.ids.shape: raise BadInput(f"ranges {np.shape(range_m)} and image {found.ids.shape}; give one range per pixel")

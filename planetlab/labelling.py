@@ -225,7 +225,8 @@ def accept_spread(
 
 # %% ../nbs/60d_labelling.ipynb #51a9f5cb
 def _placed(t: pd.DataFrame, footprints: gpd.GeoDataFrame) -> gpd.GeoDataFrame: # A row per label and footprint
-    if "id" not in footprints or not t.id.isin(footprints.id).all(): raise BadInput("footprints lack ids that have a label; give those of the same run")
+    gone = t.id if "id" not in footprints else t.id[~t.id.isin(footprints.id)]
+    if len(gone): raise BadInput(f"footprints lack {len(gone)} of {len(t)} ids that have a label, e.g. {gone.iloc[0]!r}; give those of the same run")
     shapes = footprints.set_index("id").geometry.loc[t.id]
     codes = {n: i for i, n in enumerate(dict.fromkeys(sorted(t.label)))}
     return gpd.GeoDataFrame(t.assign(class_id=t.label.map(codes), name=t.label), geometry=shapes.to_numpy(), crs=footprints.crs)

@@ -61,7 +61,7 @@ def write_manifest(
 # %% ../nbs/16d_manifest.ipynb #2c618e27
 class Thawed(NamedTuple):
     "What a manifest meant for an archive"
-    frozen: Frozen
+    frozen: Frozen # The manifest as it was read
     here: int   # Already here, the same bytes
     wanted: int # To be fetched
     different: tuple[str, ...] # Ids that are here with other bytes

@@ -48,10 +48,10 @@ def _suits(scene: Scene, predict: Predictor) -> None:
 @dataclass(frozen=True)
 class Mapping:
     "A scene, a model, what to make of its answers, and how: all that decides a map"
-    scene: Scene
-    predict: Predictor
-    outputs: tuple[Output, ...]
-    plan: MapPlan
+    scene: Scene                # What is mapped
+    predict: Predictor          # The model, as a callable
+    outputs: tuple[Output, ...] # Rasters to write
+    plan: MapPlan               # Tiles, margins, blending
 
     def __post_init__(self):
         _suits(self.scene, self.predict)
@@ -88,11 +88,15 @@ def _stamp(scene: Scene) -> list:
     return [Path(scene.path).name, str(scene.nodata), *file_stamp(scene.path)]
 
 # %% ../nbs/50c_maps.ipynb #ea6aab8e
-def as_input(predict: Predictor, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray: # (C, h, w) float32
+def as_input(
+    predict: Predictor, # Whose `scale` is asked
+    pixels: np.ndarray, # (C, h, w) counts
+    valid: np.ndarray,  # (h, w) bool, True where they hold data
+) -> np.ndarray: # (C, h, w) float32
     "Pixels as the model wants them"
     if predict.scale is None: x = (pixels if valid.all() else np.where(valid, pixels, 0)).astype("float32", copy=False)
     else: x = np.asarray(predict.scale(pixels, valid), "float32")
-    if not np.isfinite(x).all(): raise BadInput("the model's `scale` gave numbers that are not finite; it has to give some where not `valid` too")
+    if not np.isfinite(x).all(): raise BadInput(f"the model's `scale` gave {np.sum(~np.isfinite(x))} numbers that are not finite, of {x.size}; it has to give some where not `valid` too")
     return x
 
 

@@ -101,7 +101,7 @@ def _read_raster(path: str | Path) -> tuple[np.ndarray, np.ndarray]: # As `read_
 
 
 def read_counts(
-    path: str | Path,
+    path: str | Path,  # Any raster or image file
     ids: bool = False, # A palette image gives its indices, not its colours
 ) -> tuple[np.ndarray, np.ndarray]: # (C, H, W) counts; (H, W) bool, False where transparent
     "An image as stored; raises `Corrupt` if it cannot be read whole"

@@ -197,7 +197,7 @@ def measure_shift(
     max_px: int = 12, # Largest shift to look for, px
 ) -> Shift:
     "How far two tiles of the same ground are out of register"
-    if first.grid != second.grid: raise BadInput("the tiles lie on different grids; `cut` both onto one")
+    if first.grid != second.grid: raise BadInput(f"the tiles lie on different grids, {first.grid} and {second.grid}; `cut` both onto one")
     if min(first.valid.sum(), second.valid.sum()) < 64:
         raise EmptyTile(f"{first.valid.sum()} and {second.valid.sum()} valid pixels are too few to compare; use a larger window")
     if not 1 <= max_px < min(first.grid.shape) // 2:

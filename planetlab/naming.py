@@ -133,11 +133,11 @@ def _ami(table): # Against the mean of both entropies
 # %% ../nbs/48_naming.ipynb #b4487cdd
 class Score(NamedTuple):
     "A number with what it needs to be read"
-    value: float
+    value: float        # As `METRICS` define it
     k: int              # Clusters it was had with
     random: float       # Mean of random clusters of the same sizes
     low: float = np.nan # 95 % interval over groups; NaN if not asked
-    high: float = np.nan
+    high: float = np.nan # Its other end
 
     def __str__(self):
         sure = "" if np.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"

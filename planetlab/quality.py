@@ -153,11 +153,11 @@ def measure(
 @dataclass(frozen=True)
 class Limit:
     "A number that must lie in a range"
-    name: str
-    column: str
-    least: float = -np.inf
-    most: float = np.inf
-    unit: str = ""
+    name: str              # Of the limit, in reports
+    column: str            # Of the table it looks at
+    least: float = -np.inf # Smallest that passes, `unit`
+    most: float = np.inf   # Largest that passes, `unit`
+    unit: str = ""         # Of both, in reports
 
     def reasons(self,
         table: pd.DataFrame, # With the column
@@ -171,9 +171,9 @@ class Limit:
 @dataclass(frozen=True)
 class OneOf:
     "A word that must be one of some"
-    name: str
-    column: str
-    wanted: tuple[str, ...]
+    name: str               # Of the limit, in reports
+    column: str             # Of the table it looks at
+    wanted: tuple[str, ...] # Any of these passes
     unknown: bool = False # Whether a row that does not say passes
 
     def reasons(self,
@@ -204,7 +204,7 @@ def apply_limits(
 
 def tally_limits(
     table: pd.DataFrame,   # As for `apply_limits`
-    limits: Sequence[Limit | OneOf],
+    limits: Sequence[Limit | OneOf], # In their order
 ) -> pd.DataFrame: # By name of the limit: n, fails, share, first, alone
     "How many images each limit drops"
     bad = np.array([limit.reasons(table) != "" for limit in limits], bool).reshape(len(limits), len(table))
@@ -241,7 +241,7 @@ def near_copies(
 # %% ../nbs/19a_quality.ipynb #d70a087e
 def seed_measures(
     images: np.ndarray, # (N, C, H, W) counts, C is 1 or 3
-    valid: np.ndarray | None = None, # Not looked at
+    valid: np.ndarray | None = None, # (N, H, W) bool; not looked at
 ) -> pd.DataFrame: # N rows: row, col, height, width, side_px, entropy_bits, sharpness, red_over_blue
     "What the seed measures, errors included: the box of bright lines without its last row and column, and red less blue"
     images, _ = _checked(images, None)

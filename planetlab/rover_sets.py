@@ -62,7 +62,7 @@ _SIDE = 16 # Cells of a thumbnail
 
 
 def read_photo(
-    path: str | Path,
+    path: str | Path, # Of a photograph, or of an archive that holds it
     member: str = "", # Name inside, if it is an archive
 ) -> tuple[np.ndarray, np.ndarray]: # (C, H, W) counts, C is 1 or 3; (H, W) bool, False where transparent
     "A photograph as stored, from a folder or an archive; raises `Corrupt` if it cannot be read whole"
@@ -128,9 +128,9 @@ def read_measured(
 @dataclass(frozen=True)
 class RoverSet:
     "Which frames a data set is made of"
-    name: str
-    mission: str
-    camera: str
+    name: str                 # Of the set and its file
+    mission: str              # As in `Record`
+    camera: str               # As in `Record`
     samples: tuple[str, ...]  # Of a frame whose name tells; others pass
     colour: bool              # Grey frames are dropped
     side_px: int              # Shortest side inside the border, px
@@ -285,7 +285,7 @@ def build_sets(
     folder: str | Path, # Photographs, as `rover_table` takes them
     out: str | Path,    # Folder to write to: NAME.parquet for every set
     plan: Plan = Plan(),
-    sets: Sequence[RoverSet] = tuple(SETS.values()),
+    sets: Sequence[RoverSet] = tuple(SETS.values()), # Which to make
     *,
     rng: np.random.Generator, # Source of the splits
     workers: int = 2,   # Threads

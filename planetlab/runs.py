@@ -228,7 +228,7 @@ def run(
     "Execute a pipeline into its run folder, resuming an interrupted run; raises `BadInput` before anything starts"
     notebook = find_pipeline(name)
     values = settle(parameters(notebook), read_preset(notebook, preset) if preset else {}, given or {})
-    if "out_dir" in (given or {}): raise BadInput("out_dir is the run folder; set it with --out")
+    if "out_dir" in (given or {}): raise BadInput(f"out_dir={given['out_dir']!r} among the parameters, but it is the run folder; set it with --out")
     who = identity(notebook, values)
     folder = resolve(out) if out else resolve("runs") / f"{notebook.stem}-{digest(who)}"
     try: folder.mkdir(parents=True, exist_ok=True)

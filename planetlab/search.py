@@ -107,7 +107,7 @@ def find(
     q = _vectors(queries, index.cosine)
     if q.shape[1] != index.z.shape[1]:
         raise BadInput(f"queries of {q.shape[1]} numbers, features of {index.z.shape[1]}; use the same encoder for both")
-    if groups is not None and index.groups is None: raise BadInput("the index knows no groups; give groups= to `build_index`")
+    if groups is not None and index.groups is None: raise BadInput(f"the index of {len(index.z)} rows knows no groups; give groups= to `build_index`")
     if groups is not None and np.shape(groups) != (len(q),):
         raise BadInput(f"{len(q)} queries and groups of shape {np.shape(groups)}; give one per query")
     out = np.full(len(q), "\0") if groups is None else np.asarray(groups).astype(str)

@@ -122,7 +122,7 @@ class PowerFit(NamedTuple):
     "A power law fitted to the sizes above the completeness diameter"
     law: PowerLaw  # slope, ends, density
     low: float     # 95 % interval of the slope, likelihood ratio
-    high: float
+    high: float    # Its other end
     se: float      # Its standard error, from the Fisher information
     ks: float      # Kolmogorov-Smirnov distance between sizes and law
     n: int         # Rocks fitted

@@ -246,7 +246,7 @@ def controls(
     texts: np.ndarray, # (K, D), true
     *,
     rng: np.random.Generator, # Source of every draw
-) -> dict[str, np.ndarray]: # "true", "shuffled", "orthogonal"
+) -> dict[str, np.ndarray]: # (K, D) each: "true", "shuffled", "orthogonal"
     "What to train with"
     return {"true": texts, "shuffled": shuffled(texts, rng=rng), "orthogonal": orthogonal(texts, rng=rng)}
 

@@ -219,7 +219,7 @@ class TrainState:
         if write:
             with atomic(self.path) as p, open(p, "wb") as f: torch.save(state, f)
 
-    def load(self, parts: dict, origin: str) -> list[dict]: # Rows so far
+    def load(self, parts: dict, origin: str) -> list[dict]: # Rows so far; `parts` and `origin` as `save` wrote them
         "Put every part back as it was; raises `ModelMismatch` if another training saved this"
         if not self.path.exists(): return []
         state = self._read()
@@ -287,7 +287,7 @@ def fit(
     if isinstance(state, (str, Path)): state = TrainState(state)
     run = _Run(model, loss_fn, train, val, recipe)
     if run.crew.num_processes > 1 and getattr(train, "generator", None) is None:
-        raise BadInput("batches without a `generator` differ between processes; give the loader one, seeded alike everywhere")
+        raise BadInput(f"batches without a `generator` differ between the {run.crew.num_processes} processes; give the loader one, seeded alike everywhere")
     origin = _origin(run.task, (train, val), recipe, run.crew.num_processes) if state else ""
     rows = state.load(run.parts, origin) if state else []
     model.eval()

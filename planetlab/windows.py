@@ -93,7 +93,7 @@ def to_tiles(
     img: np.ndarray,         # (H, W) or (C, H, W)
     windows: list[Window],   # From `tile_windows`
     fill: float = 0,         # Stands where a window hangs over the edge; False for a `valid` array
-) -> list[np.ndarray]: # One per window, in its size and the dtype of `img`
+) -> list[np.ndarray]: # (h, w) or (C, h, w), one per window, in the dtype of `img`
     "Cut an array into its windows"
     tiles = []
     for w in windows:

@@ -211,7 +211,7 @@ class Autoencoder(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor: return self.mu(self.encoder(_fitting(x, self.design, self.step)))
 
-    def decode(self, z: Tensor, size: Sequence[int] | None = None) -> Tensor: # Height and width, px
+    def decode(self, z: Tensor, size: Sequence[int] | None = None) -> Tensor: # (B, D) or (B, D, h, w) -> (B, C, *size); `size` is height and width, px
         x, size = self.decoder(z), tuple(size or (self.design.size, self.design.size))
         if self.design.bottleneck == "spatial": return x[..., :size[0], :size[1]]
         return x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear")
@@ -228,7 +228,7 @@ class Autoencoder(nn.Module):
         return VAEOut(self.decode(z, x.shape[2:]), mu, logvar, steps)
 
     def sample(self, n: int, *, generator: torch.Generator) -> Tensor: # (n, C, H, H)
-        if self.logvar is None: raise BadInput("a plain autoencoder has no distribution to sample from; use variational=True")
+        if self.logvar is None: raise BadInput(f"a plain autoencoder has no distribution to sample from: variational={self.design.variational}; use variational=True")
         z = torch.randn(n, *self.code, generator=generator, device=generator.device)
         return self.decode(z.to(next(self.parameters()).device))
 

@@ -72,7 +72,7 @@ class Pairs:
     ):
         if len(images) != len(groups) or len(images) < 2: raise BadInput(f"{len(images)} images and {len(groups)} groups; give a group for each, and two images or more")
         _, ids, n = np.unique(groups, return_inverse=True, return_counts=True)
-        if len(n) < 2: raise BadInput("all images are of one group, so none is different; give finer groups")
+        if len(n) < 2: raise BadInput(f"all {len(images)} images are of one group, so none is different; give finer groups")
         self.images, self.size, self.change, self.batch, self.other = images, size, change, min(batch, len(images)), other
         self.ids, self.n, self.start = (torch.from_numpy(v) for v in (ids, n, np.cumsum(n) - n))
         self.order, self.weight = torch.from_numpy(np.argsort(ids, kind="stable")), self.n[self.ids] ** -0.5

@@ -124,9 +124,9 @@ class Denoiser(nn.Module):
         return F.pixel_shuffle(self.net(F.pixel_unshuffle(x, self.patch), t, kind, return_dict=False)[0], self.patch)
 
 # %% ../../nbs/37_models.diffusion.ipynb #ed3879cc
-def even(left: Tensor) -> Tensor: return torch.ones_like(left)
-def by_signal(left: Tensor) -> Tensor: return left
-def as_velocity(left: Tensor) -> Tensor: return 1 / (1 - left).clamp(min=0.1)
+def even(left: Tensor) -> Tensor: return torch.ones_like(left) # (B,) signal left, 0 to 1 -> (B,) weights
+def by_signal(left: Tensor) -> Tensor: return left # the same
+def as_velocity(left: Tensor) -> Tensor: return 1 / (1 - left).clamp(min=0.1) # the same
 
 
 WEIGHTS = {"even": even, "by_signal": by_signal, "as_velocity": as_velocity} # (B,) share left -> what an error counts

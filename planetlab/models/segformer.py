@@ -49,7 +49,12 @@ def _rows(classes: int, size: int) -> Tensor: return torch.eye(classes, size) # 
 
 class SetAttention(nn.Module):
     "Coarse pixels ask a set of texts, and add what they hear"
-    def __init__(self, classes: int, size: int, dim: int, heads: int):
+    def __init__(self,
+        classes: int, # K
+        size: int,    # Numbers per text
+        dim: int,     # Channels of a pixel
+        heads: int,   # Of the attention
+    ):
         super().__init__()
         self.register_buffer("texts", _rows(classes, size))
         self.attend = nn.MultiheadAttention(dim, heads, dropout=0.1, kdim=size, vdim=size, batch_first=True)
@@ -63,7 +68,11 @@ class SetAttention(nn.Module):
 
 class Prototypes(nn.Module):
     "A pixel belongs to the class whose text it agrees with"
-    def __init__(self, classes: int, size: int, dim: int):
+    def __init__(self,
+        classes: int, # K
+        size: int,    # Numbers per text
+        dim: int,     # Channels of a pixel
+    ):
         super().__init__()
         self.register_buffer("texts", _rows(classes, size))
         self.project = nn.Conv2d(dim, size, 1, bias=False)
@@ -148,7 +157,7 @@ def set_texts(
 ) -> SegFormer: # The model
     "Give a network the texts of its classes"
     part = {"set": model.read, "prototypes": model.head.classifier}.get(model.args["text"])
-    if part is None: raise BadInput('a network with text="none" reads none; make it with text="prototypes"')
+    if part is None: raise BadInput(f'{len(texts)} texts, but a network with text="none" reads none; make it with text="prototypes"')
     if tuple(texts.shape) != tuple(part.texts.shape):
         raise ModelMismatch(f"texts {tuple(texts.shape)} for a network of {tuple(part.texts.shape)}; make it with classes={texts.shape[0]}, text_size={texts.shape[-1]}")
     part.texts.copy_(texts)

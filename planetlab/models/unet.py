@@ -106,7 +106,7 @@ def _check(encoder: str, bands: int, classes: int, widths: list[int], norm: str,
 # %% ../../nbs/34_models.unet.ipynb #dee9df2d
 class Freezable(nn.Module):
     "A network whose `encoder` can stop learning"
-    def freeze(self, frozen: bool = True) -> "Freezable":
+    def freeze(self, frozen: bool = True) -> "Freezable": # The same network
         "Keep the encoder as it is, running statistics included; or let it learn again"
         self.args["frozen"] = frozen
         self.encoder.requires_grad_(not frozen)

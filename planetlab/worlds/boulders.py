@@ -58,12 +58,12 @@ class PowerLaw:
         "Rocks of `d_m` or more per m² of ground"
         return self._scale() * (np.clip(d_m, self.d_min_m, self.d_max_m) ** -self.slope - self.d_max_m ** -self.slope)
 
-    def fraction(self, d_m: np.ndarray) -> np.ndarray:
+    def fraction(self, d_m: np.ndarray) -> np.ndarray: # (N,) m -> (N,) in [0, 1]
         "Share of the ground under rocks of `d_m` or more, if none overlap"
         d_m, left = np.clip(d_m, self.d_min_m, self.d_max_m), 2 - self.slope
         return self._scale() * self.slope * np.pi / 4 * d_m**left * boxcox(self.d_max_m / d_m, left)
 
-    def quantile(self, u: np.ndarray) -> np.ndarray:
+    def quantile(self, u: np.ndarray) -> np.ndarray: # (N,) in [0, 1] -> (N,) m
         "Diameter that a share `u` of the rocks reaches, m"
         small, large = self.d_min_m ** -self.slope, self.d_max_m ** -self.slope
         return (large + u * (small - large)) ** (-1 / self.slope)
@@ -138,7 +138,7 @@ class Stones(NamedTuple):
     normals: np.ndarray # (K, F, 3) float32 outward unit normals of the planes; east, north, up
     offsets: np.ndarray # (K, F) float32 distance of each plane from the origin, along its normal
     height: np.ndarray  # (K,) of the highest point
-    reach: np.ndarray   # (K,) farthest corner from the axis
+    reach: np.ndarray   # (K,) farthest corner from the axis, diameters
 
 
 @lru_cache(maxsize=1)

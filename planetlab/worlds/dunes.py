@@ -44,7 +44,7 @@ def form_of(
 @dataclass(frozen=True)
 class Region:
     "A desert's place and climate"
-    name: str
+    name: str          # Of the desert
     epsg: int          # UTM zone
     west_m: float      # Easting of the upper left corner, m
     north_m: float     # Northing of the upper left corner, m

@@ -54,7 +54,7 @@ class World:
 
     def __post_init__(self):
         if not 1 <= self.sun_deg[0] <= self.sun_deg[1] <= 90: raise BadInput(f"sun_deg {self.sun_deg}; give lowest and highest, 1 to 90 degrees")
-        if not len(self.ground) == len(self.rock) == len(self.haze): raise BadInput("ground, rock and haze need one albedo per band each")
+        if not len(self.ground) == len(self.rock) == len(self.haze): raise BadInput(f"albedos of {len(self.ground)} bands of ground, {len(self.rock)} of rock, {len(self.haze)} of haze; ground, rock and haze need one albedo per band each")
 
 
 _YOUNG = Mixture((PowerLaw.of_cover(0.05, 1.4, 0.8), PowerLaw.of_cover(0.04, 2.0, 0.25, 0.45))) # Blocks from a crater near by, on older cobbles

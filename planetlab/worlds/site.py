@@ -108,7 +108,7 @@ class View(NamedTuple):
     sky: np.ndarray  # (B, 3) float32
     haze: np.ndarray # (B,) float32, 0 clear to 1 storm
     kind: np.ndarray # (B,) int, which square of ground
-    bank: np.ndarray # From `ground_squares`
+    bank: np.ndarray # (P, 4) float32, from `ground_squares`
 
     @property
     def px(self) -> np.float32: return np.float32(2 / self.x.shape[-1])
@@ -121,7 +121,7 @@ class View(NamedTuple):
 def views_of(
     size: int,        # Side of a frame, px
     u: np.ndarray,    # (B, 24) float32 in [0, 1]
-    bank: np.ndarray, # From `ground_squares`
+    bank: np.ndarray, # (P, 4) float32, from `ground_squares`
     *,
     shift: np.ndarray | None = None, # (B, 2) how far each camera is turned right and down, half frames
     **light,          # Other fields of `View`
@@ -152,14 +152,18 @@ def fill(
 def over(
     img: np.ndarray,   # (B, 3, S, S), changed in place
     cover: np.ndarray, # (B, S, S) in [0, 1]
-    colour: np.ndarray, # Broadcasts to `img`
+    colour: np.ndarray, # (B, 3, 1, 1) or whatever broadcasts to `img`
 ) -> None:
     "Lay a colour over an image"
     img += cover[:, None].astype("float32") * (colour - img).astype("float32")
 
 
-def turned(x, y, angle) -> tuple[np.ndarray, np.ndarray]:
-    "Coordinates in a frame that is turned by `angle`, radians"
+def turned(
+    x: np.ndarray,     # (B, S, S) right
+    y: np.ndarray,     # (B, S, S) down
+    angle: np.ndarray, # (B, 1, 1) radians
+) -> tuple[np.ndarray, np.ndarray]: # (B, S, S) each
+    "Coordinates in a frame that is turned by `angle`"
     c, s = np.cos(angle), np.sin(angle)
     return c * x + s * y, c * y - s * x
 
