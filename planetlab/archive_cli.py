@@ -34,7 +34,7 @@ def parse_query(
         found[name] = parse_range(name, value) if known[name] else value
     return Query(**found)
 
-
+# %% ../nbs/61a_archive_cli.ipynb #35d1d96e
 def parse_range(
     name: str,
     text: str, # "900..1000", "900..", "..1000" or "900"

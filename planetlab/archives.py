@@ -33,7 +33,7 @@ class Member(NamedTuple):
     is_plain: bool # A file or a folder; no link, no device
     open: Callable # `() -> ` its bytes, to be read and closed
 
-
+# %% ../nbs/02b_archives.ipynb #e71c6403
 def iter_members(
     archive: str | Path, # zip, or tar in any compression
 ) -> Iterator[Member]: # Each to be read before the next is asked for

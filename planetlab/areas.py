@@ -138,7 +138,7 @@ def class_names(
     with reading(scene.path), rasterio.open(scene.path) as src:
         return json.loads(src.tags(1).get("classes", "[]"))
 
-
+# %% ../nbs/50d_areas.ipynb #a8bf607f
 def map_colors(
     scene: Scene,         # A class map
     names: Sequence[str], # Of class 0, 1, …

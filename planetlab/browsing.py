@@ -116,7 +116,7 @@ def browse(
     draw()
     return Browser(w.VBox([w.HBox(list(menus.values())), w.HBox([page, said]), picture]), selected)
 
-
+# %% ../nbs/60c_browsing.ipynb #3b4186ff
 def _png(rows: pd.DataFrame, read: Callable) -> bytes: # Empty if there is nothing to show
     if not len(rows): return b""
     fig, file = show_records(rows, read), io.BytesIO()

@@ -41,7 +41,7 @@ class Sample(NamedTuple):
     pixels: pd.DataFrame # A row per pixel: row, col, stratum, group, weight
     design: pd.DataFrame # By stratum: mapped (px), share of the map, drawn
 
-
+# %% ../nbs/52_calibrate.ipynb #dfb6c34f
 def sample_pixels(
     strata: np.ndarray, # (h, w) int, usually the class map; negative is never drawn
     valid: np.ndarray,  # (h, w) bool, True where a pixel may be drawn
@@ -76,7 +76,7 @@ class Labelled(NamedTuple):
     name: str           # Of the split
     classes: tuple[str, ...] # K names
 
-
+# %% ../nbs/52_calibrate.ipynb #aebaf9dc
 def labelled(
     logits: np.ndarray,   # (N, K), or (K, h, w)
     labels: np.ndarray,   # (N,) or (h, w) int; negative is unlabelled and left out
@@ -233,7 +233,7 @@ def ece(
     "Calibration error of the class that is named"
     return calibration_error(probs.max(1), probs.argmax(1) == labels, bins, **kwargs)
 
-
+# %% ../nbs/52_calibrate.ipynb #80f0907b
 def classwise_ece(
     probs: np.ndarray,  # (N, K)
     labels: np.ndarray, # (N,) int

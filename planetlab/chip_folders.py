@@ -42,7 +42,7 @@ class Area:
     grid: Grid                 # That both are read on
     classes: tuple[str, ...] = CLASSES # Names of labels 0, 1, …
 
-
+# %% ../nbs/18c_chip_folders.ipynb #25fdc824
 def open_area(
     region: str,                        # Name; chips of one region stay together
     embeddings: Sequence[str | Path],   # Files, float or int8
@@ -88,7 +88,7 @@ def _check_ids(ids: np.ndarray, seen: np.ndarray, n: int, path: str | Path) -> n
                        f"classes are 0 to {n - 1}, and {IGNORE} is unlabelled: correct them, or name more classes")
     return np.where(seen, ids, IGNORE).astype("uint8")
 
-
+# %% ../nbs/18c_chip_folders.ipynb #775c4671
 def read_chip(
     area: Area,     # From `open_area`
     window: Window, # Of its grid; may reach beyond it
@@ -183,7 +183,7 @@ def plan_chips(
 # %% ../nbs/18c_chip_folders.ipynb #3dec0ef5
 _INDEX = ("region", "group", "split", "valid", "labelled", "crs", "transform") # Columns of chips.csv beside id
 
-
+# %% ../nbs/18c_chip_folders.ipynb #0ac96b57
 def write_chips(
     folder: str | Path, # Made if missing; holds chips of one plan
     chips: Chips,       # With a split for every chip
@@ -242,7 +242,7 @@ def _placed(t: pd.DataFrame, path: Path) -> pd.DataFrame:
                        "or delete the index")
     return t.join(known.drop(columns="split"), on="id")
 
-
+# %% ../nbs/18c_chip_folders.ipynb #a77291f4
 def open_chips(
     folder: str | Path,              # With img_dir and ann_dir, each with a folder per split
     classes: Sequence[str] = (),     # Names of labels 0, 1, …; what the folder says, or the ten dune classes, if empty

@@ -30,7 +30,7 @@ class Chips(NamedTuple):
     size: int     # Side of the window in the middle, px
     azimuth: Tensor | None = None # (N,) where light comes from, degrees clockwise from up; None: unknown
 
-
+# %% ../nbs/20_chips.ipynb #67efcea8
 def make_chips(
     tiles: Sequence[tuple[np.ndarray, np.ndarray]], # N pairs of (C, T, T) pixels and (T, T) valid
     stretch: Stretch,                               # Fitted on the training part
@@ -92,7 +92,7 @@ def same(
     if symmetry.left_right and not (symmetry.turn and symmetry.upside_down): images += [v.flip(-1) for v in images]
     return [v.rot90(k, (-2, -1)) for v in images for k in range(4 if symmetry.turn else 1)]
 
-
+# %% ../nbs/20_chips.ipynb #bf35db28
 def shared(
     *symmetries: Symmetry, # Of products seen together
 ) -> Symmetry:
@@ -167,7 +167,7 @@ def move(
         light = torch.atan2(right, -below).rad2deg() % 360
     return Chips(torch.where(weight > 0.99, x, torch.tensor(GAP)), weight > 0.99, chips.size, light)
 
-
+# %% ../nbs/20_chips.ipynb #373b0fe0
 def allowed(
     symmetry: Symmetry, # Of the product
     chips,              # `Chips` or `LazyChips`
@@ -195,7 +195,7 @@ def read_window(
     tile = read_tile(*item)
     return tile.pixels, tile.valid
 
-
+# %% ../nbs/20_chips.ipynb #58b76fc0
 class LazyChips(Dataset):
     "Chips that are read when they are looked at"
     def __init__(self,

@@ -52,7 +52,7 @@ def frame_lab(
     if shrink > 1: x = F.avg_pool2d(F.pad(x, (0, -x.shape[2] % shrink, 0, -x.shape[1] % shrink))[None], shrink)[0]
     return x[:3] / x[3:].clamp(min=1e-6), x[3] > 0
 
-
+# %% ../nbs/24b_color_frames.ipynb #ee0e3ed6
 class LabFrames(Dataset):
     "Coloured photographs, shrunk, each read once"
     def __init__(self,
@@ -135,7 +135,7 @@ def colour_predictor(
     if not hasattr(model, "chroma"): raise ModelMismatch(f"a {type(model).__name__} says no colours; give a colorizer, of `planetlab run colorize`")
     return torch_predictor(_Spread(model, shrink), CHROMA, 1, **how)
 
-
+# %% ../nbs/24b_color_frames.ipynb #0cefbc94
 def find_colorizer(
     folder: str | Path,   # Of `save_model`, which was told `shrink`
     device: str = "cpu",  # Where it computes

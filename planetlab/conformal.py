@@ -73,7 +73,7 @@ def _quantile(scores, weights, coverage, what) -> float: # The (n + 1)-corrected
                        f"label {int(np.ceil(coverage / (1 - coverage)))} or more, or ask for less than {reached[-1]:.3f}")
     return float(scores[order][at])
 
-
+# %% ../nbs/52a_conformal.ipynb #6d02420d
 def fit_sets(
     part: Labelled,           # Labelled ground, other than that of the temperature
     calibration: Calibration, # Gives the probabilities
@@ -171,7 +171,7 @@ class Abstention:
         self.calibration.check(part)
         replace(self.calibration, fitted_on=self.fitted_on, groups=self.groups).check(part)
 
-
+# %% ../nbs/52a_conformal.ipynb #aeb08705
 def fit_abstention(
     part: Labelled,           # Labelled ground, other than that of the temperature
     calibration: Calibration, # Gives the probabilities
@@ -235,7 +235,7 @@ def set_size_map(
     c = fitted.calibration
     return Output("set_size", _Pointwise(c.temperature, len(c.classes), fitted.score, fitted.quantiles), "uint8", 255, ("classes not ruled out",))
 
-
+# %% ../nbs/52a_conformal.ipynb #1023290f
 def abstained_map(
     fitted: Abstention,         # From `fit_abstention`
     colors: dict | None = None, # Class -> "#rrggbb"; the book's colours if None. "unsure" is light grey

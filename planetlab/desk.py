@@ -103,7 +103,7 @@ def split_in_two(
     "Part a label by two means in its latents"
     return desk.act(split_label(desk.labels, name, halves(latents_of(desk)[desk.labels.of_rows == name])))
 
-
+# %% ../nbs/60f_desk.ipynb #2316504d
 def more_like(
     desk: Desk,
     n: int = 24, # Rows wanted

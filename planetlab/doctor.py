@@ -82,7 +82,7 @@ def _rasters() -> str:
     if total != 4: raise PlanetlabError(f"a raster does not come back as it was written: sum {total}, wanted 4; install rasterio again")
     return f"GDAL {rasterio.__gdal_version__} writes and reads"
 
-
+# %% ../nbs/61d_doctor.ipynb #16987390
 def _kernel() -> str:
     from jupyter_client.kernelspec import KernelSpecManager
     found = KernelSpecManager().find_kernel_specs()

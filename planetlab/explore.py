@@ -39,7 +39,7 @@ class RunView(NamedTuple):
     footprints: gpd.GeoDataFrame | None = None # Outlines in the body's own coordinate system
     z: np.ndarray | None = None   # (N, D) latents
 
-
+# %% ../nbs/60_explore.ipynb #9e3d789a
 def open_run(
     folder: str | Path, # A run folder
 ) -> RunView:

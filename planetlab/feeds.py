@@ -49,7 +49,7 @@ def tally(
     counted = frame.groupby(["kind", "field"], sort=False).agg(n=("id", "size"), id=("id", "first"), value=("value", "first"))
     return counted.sort_values("n", ascending=False, kind="stable").reset_index()
 
-
+# %% ../nbs/14d_feeds.ipynb #9d120064
 def gather(
     pages: Iterable[Page], # Of one source, in their order
 ) -> Page: # All of them as one
@@ -93,7 +93,7 @@ def _flat(item: dict, known: set[str], path: str = "") -> Iterator[tuple[str, ob
         if isinstance(value, dict) and any(k.startswith(f"{here}.") for k in known): yield from _flat(value, known, f"{here}.")
         else: yield here, value
 
-
+# %% ../nbs/14d_feeds.ipynb #945058dc
 def _values(feed: Feed, item: dict, page: str) -> tuple[dict, list[Problem]]:
     "Fields of a record, and what was odd"
     known = set(feed.fields)
@@ -243,7 +243,7 @@ def iter_pages(
         if len(totals) < 2 and (not twice or reading and not new): return # nothing moved meanwhile
     if sol is not None: yield Page([], [Problem("moving", value=f"sol {sol}, {len(seen)} images")])
 
-
+# %% ../nbs/14d_feeds.ipynb #ab31f31c
 def latest_sol(
     feed: Feed,
     client: httpx.Client, # As in `iter_pages`

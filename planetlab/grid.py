@@ -94,7 +94,7 @@ def _over_pole(
     around = order[(lon[order] > -180) & (lon[order] < 180)] # in the order of longitude, so that no two edges cross
     return Polygon([(-180, pole), (-180, edges[0]), *zip(lon[around], lat[around]), (180, edges[1]), (180, pole)])
 
-
+# %% ../nbs/04_grid.ipynb #1d1eff85
 def footprint(
     grid: Grid,      # With a CRS
     body: Body,      # The world it lies on

@@ -37,7 +37,7 @@ def products(
                                  "windows; see the chapter on structures for all forms")
     return sorted({parse_name(n).product for n in names})
 
-
+# %% ../nbs/19_inputs.ipynb #7d54788b
 def read_catalog(
     folder: str | Path,  # Mosaics with catalogues, published windows, or images with labels
     reach: float = 1.7,  # Width of a window on a mosaic, published diameters
@@ -86,7 +86,7 @@ def cut_tiles(
         tiles.append((tile.pixels, tile.valid))
     return tiles
 
-
+# %% ../nbs/19_inputs.ipynb #59fafa33
 def cut_stack(
     table: pd.DataFrame, # From `read_catalog`
     names: Sequence[str], # C of `products`

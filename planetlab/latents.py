@@ -87,7 +87,7 @@ def write_latents(
         if done != len(ids) or not writer: raise BadInput(f"{done} descriptions for {len(ids)} ids; encode the catalog that the ids came from")
         writer.close()
 
-
+# %% ../nbs/40_latents.ipynb #a3d55beb
 def read_latents(
     path: str | Path, # Written by `extract_latents` or `write_latents`
 ) -> tuple[pd.DataFrame, dict]: # One row per structure with `id` and named numbers; where they came from

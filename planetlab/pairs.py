@@ -88,7 +88,7 @@ def _keyed(
         else: by[k] = p
     return by
 
-
+# %% ../nbs/18b_pairs.ipynb #c788e05c
 def _matched(
     images: dict, # Key -> file
     masks: dict,
@@ -111,7 +111,7 @@ _RUN = 100 # Frames in a group
 
 def _form_of(kind: str, palette: Sequence[tuple]) -> str: return " ".join((kind, *("#{:02x}{:02x}{:02x}".format(*c) for c in palette)))
 
-
+# %% ../nbs/18b_pairs.ipynb #1d580d55
 def _read_published(
     root: Path,  # With images/render
     masks: str,  # Folder in images
@@ -217,7 +217,7 @@ class Pair(NamedTuple):
     img: np.ndarray    # (C, H, W) uint8 or uint16 counts as stored
     labels: np.ndarray # (H, W) uint8 class ids, `IGNORE` where unknown
 
-
+# %% ../nbs/18b_pairs.ipynb #bb004c56
 def read_pair(
     row,                 # Of a pair table, from `iloc`, `iterrows` or `itertuples`
     tolerance: int = 16, # Most that a channel of a mask may be off, counts; ids are exact

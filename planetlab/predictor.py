@@ -95,7 +95,7 @@ class _Roughness:
         rough = (spread / self.threshold - 1).mean(1, keepdims=True)
         return np.concatenate([-rough, rough], 1).astype("float32")
 
-
+# %% ../nbs/16a_predictor.ipynb #da29fc6f
 def roughness(
     threshold: float, # Local standard deviation that divides smooth from rough, in units of the pixels
     radius: int = 4,  # Of the neighbourhood, px

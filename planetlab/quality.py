@@ -34,7 +34,7 @@ def _checked(
     blank = np.nan if images.dtype.kind == "f" else images.dtype.type(0)
     return np.stack([to_8bit(img) for img in np.where(valid[:, None], images, blank)]) if len(images) else images.astype("uint8"), valid
 
-
+# %% ../nbs/19a_quality.ipynb #054de998
 def content_windows(
     images: np.ndarray, # (N, C, H, W) uint8
     valid: np.ndarray,  # (N, H, W) bool, True where an image is data
@@ -75,7 +75,7 @@ def entropy_bits(
 def _median(values: np.ndarray, valid: np.ndarray) -> np.ndarray: # (N, H, W) twice, to (N,)
     return np.array([np.median(v[ok]) if ok.any() else np.nan for v, ok in zip(values, valid)])
 
-
+# %% ../nbs/19a_quality.ipynb #9f41a5ca
 def sharpness(
     grey: np.ndarray,  # (N, H, W) counts from 0 to 255
     valid: np.ndarray, # (N, H, W) bool
@@ -167,7 +167,7 @@ class Limit:
         wanted = f"at least {self.least:g}" if self.most == np.inf else f"at most {self.most:g}" if self.least == -np.inf else f"{self.least:g} to {self.most:g}"
         return np.array([("" if not f else f"{self.name} {v:.4g}{unit}, wanted {wanted}" if v == v else f"no {self.name} could be measured") for f, v in zip(fails, values)], object)
 
-
+# %% ../nbs/19a_quality.ipynb #e871c155
 @dataclass(frozen=True)
 class OneOf:
     "A word that must be one of some"
@@ -261,7 +261,7 @@ def seed_measures(
         rows.append((entropy_bits(grey, some)[0], sharpness(grey, some)[0] if some.any() else np.nan, red))
     return _table(windows, **dict(zip(("entropy_bits", "sharpness", "red_over_blue"), np.array(rows, float).reshape(-1, 3).T)))
 
-
+# %% ../nbs/19a_quality.ipynb #781f3118
 def seed_limits(
     colour: bool, # Frames that are not redder than blue are dropped
     side_px: int, # Shortest side inside the box, px

@@ -46,7 +46,7 @@ def _row_power(
     cos = (zx * np.sin(theta) + np.cos(theta)) / np.sqrt(1 + zx**2 + zy**2)
     return muhleman(cos.clip(0.02, 1)) / muhleman(np.cos(theta))
 
-
+# %% ../nbs/06_radar.ipynb #9011b8d2
 def _lay_over(
     power: np.ndarray,    # (h, W) at the ground
     shift_px: np.ndarray, # (h, W) columns that each echo is drawn nearer

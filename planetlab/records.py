@@ -70,7 +70,7 @@ def is_time(
     try: return bool(_TIME.fullmatch(text) and datetime.fromisoformat(text))
     except ValueError: return False
 
-
+# %% ../nbs/14a_records.ipynb #64c1e9f0
 def check_record(
     r: Record, # As it was given
 ) -> None:

@@ -159,7 +159,7 @@ class LearnedAutoencoder(Representation):
         x = torch.from_numpy(resized(images, self.model_.design.size)).to(self.device).float() / 255
         with torch.no_grad(): return vector(self.model_, x, torch.ones_like(x[:, :1], dtype=torch.bool)).float().cpu().numpy()
 
-
+# %% ../nbs/47_representations.ipynb #e9c662b1
 def _train(model, loss, train, check, recipe: Recipe, seed: int) -> list[dict]: # Rows of `fit`, with noise of its own
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -98,7 +98,7 @@ def _as_type(
         return given
     raise BadInput(f"parameter {name} is {given!r}; it must be of type {kind.__name__}, like its default {default!r}")
 
-
+# %% ../nbs/61_runs.ipynb #0fa9db6f
 def _as_list(name: str, given, default: list) -> list:
     "The same for a list, typed as [a, b]; all of it is of the type of its first default"
     try: found = yaml.safe_load(given) if isinstance(given, str) else given
@@ -274,7 +274,7 @@ def _flat(value, name: str = "") -> dict: # Dotted name -> leaf
     if not isinstance(value, dict): return {name: value}
     return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{name}.{key}" if name else str(key)).items()}
 
-
+# %% ../nbs/61_runs.ipynb #4ce23117
 def compare_runs(
     a: str | Path, # Run folder
     b: str | Path, # Run folder

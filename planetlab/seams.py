@@ -70,7 +70,7 @@ class Span(NamedTuple):
     fall: int           # Pixels it shares with the tile behind
     weights: np.ndarray # (last - first,) float32, 1 where it is alone
 
-
+# %% ../nbs/50_seams.ipynb #f3f4a49e
 def tile_spans(
     length: int,     # Of the axis, px
     plan: MapPlan,   # How to cut it

@@ -39,7 +39,7 @@ def as_mission(
 
 def _none(*paths: str) -> dict: return dict.fromkeys(paths)
 
-
+# %% ../nbs/14e_sources.ipynb #5f2287dd
 _ITEM = {"imageid": as_text("id"), "mission": as_mission, "sol": as_int("sol"), "instrument": as_instrument,
          "https_url": as_url("urls"), "url": as_url("urls"), "date_taken": as_utc("utc"), "date_received": as_utc("received"),
          "site": as_int("site"), "drive": as_int("drive"), "spacecraft_clock": as_float("clock"), "subframe_rect": as_size,
@@ -189,7 +189,7 @@ def read_links(
 # %% ../nbs/14e_sources.ipynb #264c2646
 PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".img")
 
-
+# %% ../nbs/14e_sources.ipynb #8afee8f1
 @dataclass(frozen=True)
 class Folder:
     "Images on disk, in any depth of folders"

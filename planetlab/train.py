@@ -49,7 +49,7 @@ class Constant:
     "Stay"
     def __call__(self, opt, epochs, steps): return lr_scheduler.ConstantLR(opt, 1.0)
 
-
+# %% ../nbs/21_train.ipynb #968774d0
 @dataclass(frozen=True)
 class Decay:
     "Keep a share of the learning rate after every epoch"
@@ -104,7 +104,7 @@ def keep_memory() -> bool: # False where the C library is not glibc
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     return all([mallopt(option, 1 << 30) for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD)])
 
-
+# %% ../nbs/21_train.ipynb #d0cea183
 def memory_format(
     model: nn.Module, # Any
 ) -> torch.memory_format: # Its own `memory_format` if it names one
@@ -175,7 +175,7 @@ class _Draws:
         for source, noise in zip([torch, self.module], state["noise"][self.crew.process_index]): source.set_rng_state(noise)
         for g, order in zip(self.generators, state["order"]): g.set_state(order)
 
-
+# %% ../nbs/21_train.ipynb #7f6f004e
 def _origin(
     task: _Task,       # Model and loss as they start
     loaders: Iterable, # Of batches to learn from and to judge by

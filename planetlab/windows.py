@@ -51,7 +51,7 @@ def _spans(
     if edge == "pad": return [(s, size) for s in starts]
     return [(s, min(size, length - s)) for s in starts]
 
-
+# %% ../nbs/10_windows.ipynb #ba2e4139
 def tile_windows(
     height: int,                                 # Raster height, px
     width: int,                                  # Raster width, px
@@ -104,7 +104,7 @@ def to_tiles(
         tiles.append(tile)
     return tiles
 
-
+# %% ../nbs/10_windows.ipynb #c1d8ecab
 def from_tiles(
     tiles: list[np.ndarray], # (h, w) or (C, h, w), one per window
     windows: list[Window],   # Where each came from

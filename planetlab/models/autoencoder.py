@@ -47,6 +47,7 @@ def _transposed_up(a, b, n, cut):
     return nn.Sequential(*_cut(nn.ConvTranspose2d(a, b, 3, 2, 1, 1), cut), nn.BatchNorm2d(b), nn.LeakyReLU())
 def _transposed_last(a, b, n, cut): return [_transposed_up(a, a, n, cut), nn.Conv2d(a, b, 3, 1, 1)]
 
+# %% ../../nbs/30_models.autoencoder.ipynb #317ca91a
 def _pooled_down(a, b, n): return nn.Sequential(nn.Conv2d(a, b, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2))
 def _pooled_last(a, b, n, cut): return _cut(nn.ConvTranspose2d(a, b, 4, 2, 1), cut)
 def _pooled_up(a, b, n, cut): return nn.Sequential(*_pooled_last(a, b, n, cut), nn.ReLU())
@@ -90,7 +91,7 @@ def _resnet_last(block, a, b, n, cut):
     draw = nn.Conv2d(a, c, 3, 1, 1, bias=False), nn.BatchNorm2d(c), nn.ReLU()
     return [_resnet_up(block, a, a, n, 0), *draw, *_strided_last(c, b, n, cut)]
 
-
+# %% ../../nbs/30_models.autoencoder.ipynb #530a2788
 FAMILIES = {
     "strided": Family(_strided_down, _strided_down, _strided_up, _strided_last),
     "transposed": Family(_transposed_down, _transposed_down, _transposed_up, _transposed_last),
@@ -149,7 +150,7 @@ def _way_up(d: Design) -> list[nn.Module]: # The steps of the decoder and what d
     up = [family.up(c[i], c[i + 1], layers[n - 1 - i], cuts[i]) for i in range(n - 1)]
     return [*up, *family.last(c[-1], d.channels, layers[0], cuts[-1])]
 
-
+# %% ../../nbs/30_models.autoencoder.ipynb #81ec68db
 def _ends(
     d: Design,
     bottom: torch.Size, # (c, h, w) that the encoder leaves
@@ -309,7 +310,7 @@ PRESETS = {
         (32, 64, 128, 32), (32, 64, 128, 256, 64), (32, 64, 128, 256, 512, 128), (32, 64, 128, 256, 512, 1024, 512))},
 }
 
-
+# %% ../../nbs/30_models.autoencoder.ipynb #0e8bc7f4
 def preset(
     name: str, # A key of `PRESETS`
     **changes, # Fields of `Design` to change, such as `latent` or `size`

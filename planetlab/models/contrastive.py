@@ -31,7 +31,7 @@ class Change:
     def __post_init__(self):
         if not 0 < self.area <= 1: raise BadInput(f"area {self.area} of a picture; use more than 0, and 1 for all of it")
 
-
+# %% ../../nbs/32_models.contrastive.ipynb #22811424
 def draw_views(
     x: Tensor,      # (B, C, H, H) in [0, 1]
     size: int,      # Side of a view, px
@@ -98,7 +98,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor: return F.relu(self.second(F.relu(self.first(x))) + self.side(x))
 
-
+# %% ../../nbs/32_models.contrastive.ipynb #7b57ae15
 class ConvEncoder(nn.Module):
     "A small residual network that describes pictures"
     def __init__(self,

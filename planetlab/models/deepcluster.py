@@ -267,7 +267,7 @@ def neighbours(
     order = np.argsort(ids[near] == ids[:, None], axis=1, kind="stable")[:, :n]
     return np.take_along_axis(near, order, 1)
 
-
+# %% ../../nbs/36_models.deepcluster.ipynb #4a53ea5b
 class Pairs:
     "Batches of rows, each with one of its neighbours, drawn anew in each loop"
     def __init__(self,

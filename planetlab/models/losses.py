@@ -92,7 +92,7 @@ class Dice(_Area):
 class Jaccard(_Area):
     "1 - intersection over union of the probabilities, mean over the classes that occur"
 
-
+# %% ../../nbs/34a_models.losses.ipynb #a5754a28
 class Lovasz(_Area):
     "Convex surface through 1 - intersection over union, mean over the classes that occur"
 

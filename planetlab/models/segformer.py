@@ -65,7 +65,7 @@ class SetAttention(nn.Module):
         heard, _ = self.attend(asks, said, said, need_weights=False)
         return self.norm(asks + heard).transpose(1, 2).reshape(x.shape)
 
-
+# %% ../../nbs/34b_models.segformer.ipynb #87a95e6f
 class Prototypes(nn.Module):
     "A pixel belongs to the class whose text it agrees with"
     def __init__(self,
@@ -113,7 +113,7 @@ def _network(bands: int, classes: int, d: Design) -> nn.Module:
 # %% ../../nbs/34b_models.segformer.ipynb #1c873362
 TEXT = ("none", "set", "prototypes") # How texts are read
 
-
+# %% ../../nbs/34b_models.segformer.ipynb #12285112
 class SegFormer(Freezable):
     "A hierarchical transformer with a light head, and texts of its classes if wanted"
     stride = 32 # Tiles begin at multiples of it, px; every pixel may look at the whole tile
@@ -163,7 +163,7 @@ def set_texts(
     part.texts.copy_(texts)
     return model
 
-
+# %% ../../nbs/34b_models.segformer.ipynb #58c11d2b
 FIRST, LAST = "encoder.0.patch_embeddings.proj", "head.classifier" # Where bands come in; where classes go out
 
 

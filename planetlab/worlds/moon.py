@@ -35,7 +35,7 @@ def _towards(
     azimuth = np.radians(region.sun_azimuth_deg)
     return -float(np.cos(azimuth)), float(np.sin(azimuth))
 
-
+# %% ../../nbs/08b_worlds.moon.ipynb #bfc4c1c5
 def sun_depth(
     z_m: np.ndarray,       # (H, W) heights, m
     res_m: float,          # Metres per pixel
@@ -88,7 +88,7 @@ def swaths(
     valid = (across >= slant * region.height) & (across < region.width) & (across / region.swath_px - strip >= gap[strip])
     return valid, (gain[strip] * (1 + 0.3 * region.drift * np.sin(rows[:, None] / 1500 + phase[strip]))).astype("float32")
 
-
+# %% ../../nbs/08b_worlds.moon.ipynb #268a9d7c
 def _expose(
     light: np.ndarray, # (H + 4, W + 4) float32 brightness over that of level ground
     gain: np.ndarray,  # Broadcasts to (H, W); brightness of the strips
@@ -109,7 +109,7 @@ MARE = Region()                                  # Smooth, few rocks; Sun low in
 HIGHLAND = Region(lon=15.5, lat=-8.97, sun_azimuth_deg=75, incidence_deg=58, rough_deg=6, crater_density=0.1,
                   rock_density=3e-4, rock_slope=2.8) # Rough, cratered, rocky; Sun higher and in the east
 
-
+# %% ../../nbs/08b_worlds.moon.ipynb #d0230f7d
 @lru_cache(maxsize=12)
 def _cell(
     region: Region, # Drawn and lit as it says
@@ -135,7 +135,7 @@ def _cell(
     labels[~valid] = -1
     return seen * valid, labels, ground.rock[here] * valid
 
-# %% ../../nbs/08b_worlds.moon.ipynb #d0230f7d
+# %% ../../nbs/08b_worlds.moon.ipynb #a56d2930
 class Moonscape(NamedTuple):
     "A window of procedural Moon as a camera saw it, and as it is"
     pixels: np.ndarray     # (H, W) uint8 grey levels; 0 = no data
@@ -146,7 +146,7 @@ class Moonscape(NamedTuple):
     rocks: pd.DataFrame    # number, row and col (px in the region), lon and lat (degrees), diameter_m, height_m
     craters: pd.DataFrame  # row and col (px in the region), lon and lat (degrees), diameter_m, age, is_seen
 
-
+# %% ../../nbs/08b_worlds.moon.ipynb #b54dd889
 def _tables(
     region: Region, # Whose objects
     window: Window, # Objects centred in it are listed
@@ -185,7 +185,7 @@ def moon_window(
                 whole[a - top:b - top, c - left:d - left] = part[a - i * CELL:b - i * CELL, c - j * CELL:d - j * CELL]
     return Moonscape(out[0], out[1] >= 0, *out[1:], region.grid.window(window), *_tables(region, window))
 
-
+# %% ../../nbs/08b_worlds.moon.ipynb #931c406d
 def moon_scene(
     shape: tuple[int, int], # (H, W), px
     region: Region = MARE,  # What kind of ground, Sun and camera; its size and seed are replaced

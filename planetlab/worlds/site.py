@@ -31,7 +31,7 @@ def _nearest(
     inside = np.s_[pad:-pad, pad:-pad]
     return wide[tuple(at)][inside] - 1, d[inside]
 
-
+# %% ../../nbs/07a_worlds.site.ipynb #96674a7a
 def _stones(
     n: int,          # How many
     radius_px: float, # Typical size
@@ -71,7 +71,7 @@ def _pebbles(*, rng):
     (small, rock), (large, over) = _stones(900, 3.0, rng=rng), _stones(70, 8.0, rng=rng)
     return np.maximum(small, large), np.where(large > small, over, rock)
 
-
+# %% ../../nbs/07a_worlds.site.ipynb #a3353484
 def _layers(*, rng):
     "Hard and soft beds that come out in steps"
     t = 3 * fractal((SIDE, SIDE), 3.4, 120, rng=rng) + np.arange(SIDE)[:, None] * 8 * np.pi / SIDE
@@ -117,7 +117,7 @@ class View(NamedTuple):
         "Number `i` of every scene, between `lo` and `hi`"
         return (lo + (hi - lo) * self.u[:, i])[:, None, None]
 
-
+# %% ../../nbs/07a_worlds.site.ipynb #f96886c1
 def views_of(
     size: int,        # Side of a frame, px
     u: np.ndarray,    # (B, 24) float32 in [0, 1]
@@ -157,7 +157,7 @@ def over(
     "Lay a colour over an image"
     img += cover[:, None].astype("float32") * (colour - img).astype("float32")
 
-
+# %% ../../nbs/07a_worlds.site.ipynb #831b58d7
 def turned(
     x: np.ndarray,     # (B, S, S) right
     y: np.ndarray,     # (B, S, S) down
@@ -226,7 +226,7 @@ def draw_sky(
     glow = np.exp(-(np.hypot(v.x - v.num(4, -1.6, 1.6), v.y - v.num(5, -1.2, 0.2)) / v.num(6, 0.4, 1.1)) ** 2)
     return img + 0.28 * glow[:, None] * rgb((0.85, 0.95, 1.1))
 
-
+# %% ../../nbs/07a_worlds.site.ipynb #27c00303
 def draw_land(
     v: View,
     row: np.ndarray,   # (B, 1, 1) where the ground ends, half frames below the middle

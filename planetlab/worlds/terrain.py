@@ -54,7 +54,7 @@ def fabric(
     field = fft.irfft(fft.ifft(band * fft.fft(waves, axis=0), axis=0), side)
     return np.exp(-((field / (0.22 * field.std())) ** 2)).astype("float32")
 
-
+# %% ../../nbs/05_worlds.terrain.ipynb #e98c4457
 def repeat(
     square: np.ndarray,     # (S, S) periodic
     shape: tuple[int, int], # (H, W) wanted, px
@@ -71,7 +71,7 @@ class Polar(NamedTuple):
     r_m: np.ndarray     # (h, w) float32 great-circle distance, m
     azimuth: np.ndarray # (h, w) float32 radians clockwise from north
 
-
+# %% ../../nbs/05_worlds.terrain.ipynb #6436c819
 def polar_around(
     grid: Grid,     # North up, in longitude and latitude or an equirectangular map
     body: Body,     # The world
