@@ -219,7 +219,7 @@ def classes_at(
 def _errors(areas: pd.DataFrame, mapped: np.ndarray, reference: np.ndarray) -> np.ndarray: # (K, K) counts
     "Map class by reference class, or why there is no estimate"
     ids = areas.class_id.to_numpy()
-    if "mapped_m2" not in areas: raise MissingCRS("the areas are in pixels: the map has no CRS; georeference it and call `class_areas` again")
+    if "mapped_m2" not in areas: raise MissingCRS(f"the areas of {len(areas)} classes are in pixels: the map has no CRS; georeference it and call `class_areas` again")
     mapped, reference = np.asarray(mapped), np.asarray(reference)
     if mapped.shape != reference.shape or mapped.ndim != 1:
         raise BadInput(f"{mapped.shape} mapped and {reference.shape} reference classes; give one pair per place")

@@ -25,7 +25,7 @@ class Dune(NamedTuple):
     text: str   # What it looks like from above, and why
     after: tuple[str, ...] # Keys of `REFERENCES`
 
-# %% ../nbs/04a_dune_classes.ipynb #02fa0407
+
 DUNES = (
     Dune("plain", "#AAAAAA", "Ground without dunes: gravel plains, bedrock, playas and alluvial fans between and around the sand. Channels, joints and "
          "stone pavements give its texture; there is no crest and no slip face, and sand lies only in thin streaks behind obstacles.", ("cooke93",)),
@@ -49,8 +49,6 @@ DUNES = (
          "nested hairpins leave long parallel arms.", ("hack41", "mckee79")))
 CLASSES = tuple(d.name for d in DUNES)             # Id 0, 1, …
 COLORS = {d.name: d.color for d in DUNES}          # Name -> "#rrggbb"
-
-# %% ../nbs/04a_dune_classes.ipynb #bb903826
 REFERENCES = {
     "bagnold41": "Bagnold, R. A., 1941, The Physics of Blown Sand and Desert Dunes, Methuen",
     "hack41": "Hack, J. T., 1941, Dunes of the western Navajo Country, Geographical Review 31, 240-263",

@@ -279,7 +279,7 @@ def vae_loss(
 ) -> dict[str, Tensor]: # `loss` per pixel, and `recon` and `kl` in nats per chip
     "Gaussian reconstruction error of valid pixels plus the KL to a unit Gaussian"
     out = model(filled(x, valid))
-    if out.logvar is None: raise BadInput("a plain autoencoder has no variances; use variational=True, or an `Objective`")
+    if out.logvar is None: raise BadInput(f"a plain autoencoder has no variances: variational={model.design.variational}; use variational=True, or an `Objective`")
     error = torch.where(valid, out.recon.float() - x, 0).square().sum((1, 2, 3))
     share = valid.float().mean((1, 2, 3)).clamp(min=1e-6)
     recon = (error / share / (2 * sigma**2)).mean()

@@ -190,7 +190,7 @@ class Polynomial:
     def __post_init__(self):
         if self.power <= 0 or not 0 <= self.rise < 1: raise BadInput(f"power {self.power}, rise {self.rise}; a power above 0, and a part of the run below 1")
 
-    def __call__(self, opt, epochs, steps):
+    def __call__(self, opt, epochs, steps): # Optimiser, epochs, batches in each -> scheduler
         n = epochs * steps
         up = self.rise * n
         def share(step): return (step + 1) / (up + 1) if step < up else max(1 - (step - up) / (n - up), 0) ** self.power
