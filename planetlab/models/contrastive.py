@@ -170,7 +170,12 @@ class Contrast:
     kind: Callable = contrast # `(z, groups) -> scalar`
     gradients: float = 1.0    # Weight of the predicted gradients; 0: none
 
-    def __call__(self, model: nn.Module, a: Tensor, b: Tensor, groups: Tensor) -> dict[str, Tensor]: # `loss`, `views`, `gradients`
+    def __call__(self,
+        model: nn.Module, # Such as a `ConvEncoder`
+        a: Tensor,        # (B, C, H, H) one view of each picture
+        b: Tensor,        # (B, C, H, H) another of the same
+        groups: Tensor,   # (B,) int; views of one group are no strangers
+    ) -> dict[str, Tensor]: # `loss`, `views`, `gradients`
         x = torch.cat([a, b]).contiguous(memory_format=torch.channels_last)
         _, z, drawn = model(x)
         with torch.autocast(x.device.type, enabled=False):
