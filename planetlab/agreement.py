@@ -55,7 +55,7 @@ def nmi(
     mean = (rows + cols) / 2
     return np.divide((rows + cols - both).clip(0), mean, out=np.ones_like(mean), where=mean > 1e-12)
 
-
+# %% ../nbs/42_agreement.ipynb #28d6a02b
 def interval(
     types: np.ndarray,  # (N,) what things are
     labels: np.ndarray, # (N,) which cluster they were put in
@@ -99,7 +99,7 @@ def separation(
         scores |= {n: f(z[here], labels[here]) for n, f in zip(names[1:], (davies_bouldin_score, calinski_harabasz_score))}
     return {**{n: float(s) for n, s in scores.items()}, "noise": float(np.mean(~here))}
 
-
+# %% ../nbs/42_agreement.ipynb #7253d2a2
 def stability(
     z: np.ndarray,  # (N, D) descriptions
     estimator,      # Of scikit-learn
@@ -148,7 +148,7 @@ def matched(
     low, high = _limits(drawn - np.where(seen, drawn, 0).sum(0) / np.maximum(seen.sum(0), 1) + now)
     return rows.assign(ari=[*map(float, each), float(mean)], ari_low=low, ari_high=high).astype({"n": int, "types": int})
 
-
+# %% ../nbs/42_agreement.ipynb #78c4df1b
 def _within(
     tables: np.ndarray, # (…, bins, T, K) counts
 ) -> tuple[np.ndarray, np.ndarray]: # (…, bins) ARI, NaN where there is one type; (…) mean weighted by n

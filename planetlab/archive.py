@@ -69,12 +69,12 @@ def _prepare(con: sqlite3.Connection) -> None:
         for name, index in _INDEXES.items(): con.execute("CREATE " + index.format(f"IF NOT EXISTS images_{name}"))
         con.execute("CREATE TABLE IF NOT EXISTS sols (mission TEXT, source TEXT, sol INTEGER, listed TEXT, closed INTEGER, PRIMARY KEY (mission, source, sol))")
 
-
+# %% ../nbs/16b_archive.ipynb #81fe7439
 def _joined(new: str, old: str) -> str: # Addresses parted by spaces
     "Addresses stated now before those stated earlier; as they were if none is new"
     return old if set(new.split()) <= set(old.split()) else " ".join(dict.fromkeys(f"{new} {old}".split()))
 
-# %% ../nbs/16b_archive.ipynb #81fe7439
+# %% ../nbs/16b_archive.ipynb #994b691e
 @contextmanager
 def transaction(
     con: sqlite3.Connection, # From `connect`
@@ -87,7 +87,7 @@ def transaction(
         raise
     con.execute("COMMIT")
 
-
+# %% ../nbs/16b_archive.ipynb #0b44006d
 @contextmanager
 def connect(
     archive: Archive,
@@ -128,7 +128,7 @@ def _upsert() -> str:
     return (f"INSERT INTO images ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (mission, id) DO UPDATE SET "
             f"{again}, {', '.join(f'{c} = coalesce({s}, {c})' for c, s in said.items())} WHERE {news}")
 
-
+# %% ../nbs/16b_archive.ipynb #d1781e40
 def put_records(
     con: sqlite3.Connection,   # From `connect`, inside a `transaction`
     records: Iterable[Record], # As many as fit into memory
@@ -156,12 +156,12 @@ def add_records(
 # %% ../nbs/16b_archive.ipynb #2e4aad08
 Range = tuple[float | None, float | None] # Both ends included; None is open
 
-
+# %% ../nbs/16b_archive.ipynb #00b03bf6
 @dataclass(frozen=True)
 class Query:
     "What a photograph must be; what is left out may be anything"
-    mission: str = ""
-    sols: Range | None = None
+    mission: str = ""                       # "curiosity", …
+    sols: Range | None = None               # Martian days since landing, first and last
     camera: str = ""                        # "navcam", "mastcam", …
     side: str = ""                          # "left" or "right"
     sample: str = ""                        # "full", "subframe", "thumbnail", …
@@ -169,7 +169,7 @@ class Query:
     utc: tuple[str, str] | None = None      # From and to; years, days or seconds
     lmst_h: Range | None = None             # Local mean solar time, hours
     azimuth_deg: Range | None = None        # Clockwise from the first to the second
-    elevation_deg: Range | None = None
+    elevation_deg: Range | None = None      # Above the horizon
     width: Range | None = None              # px
     height: Range | None = None             # px
     state: str = ""                         # One of `STATES`
@@ -208,7 +208,7 @@ def where(
         else: found.append((f"{f.name} = ?", [value]))
     return " AND ".join(c for c, _ in found) or "1", [v for _, values in found for v in values]
 
-
+# %% ../nbs/16b_archive.ipynb #c4a4f53d
 def find(
     archive: Archive,
     query: Query = Query(), # Everything if left out
@@ -225,10 +225,10 @@ def find(
 # %% ../nbs/16b_archive.ipynb #9c00c86e
 class Wanted(NamedTuple):
     "A photograph to be fetched"
-    mission: str
-    id: str
+    mission: str  # As in its `Record`
+    id: str       # As in its `Record`
     path: str     # Where it is to lie, relative to the folder of the archive
-    urls: tuple[str, ...]
+    urls: tuple[str, ...] # Addresses, tried in this order
     width: int | None  # px, if it is listed
     height: int | None # px
     sha256: str   # Which bytes it must be; empty if any will do
@@ -236,15 +236,15 @@ class Wanted(NamedTuple):
 
 class Answer(NamedTuple):
     "What came of it"
-    mission: str
-    id: str
+    mission: str     # As in its `Record`
+    id: str          # As in its `Record`
     state: str       # "got" or "missing"
     reason: str = "" # Why it is missing
     path: str = ""   # Where it lies, relative to the folder of the archive
-    n_bytes: int = 0
-    sha256: str = ""
+    n_bytes: int = 0 # On disk
+    sha256: str = "" # Of these bytes
 
-
+# %% ../nbs/16b_archive.ipynb #89f392c5
 def want(
     archive: Archive,
     query: Query = Query(), # Everything if left out
@@ -256,7 +256,7 @@ def want(
         con.execute(f"UPDATE images SET state = 'missing', reason = 'no address of it is known', asked = ? WHERE {rest} AND urls = ''", [now(), *values])
         return con.execute(f"UPDATE images SET state = 'wanted', reason = '' WHERE {rest} AND urls <> ''", values).rowcount
 
-# %% ../nbs/16b_archive.ipynb #89f392c5
+# %% ../nbs/16b_archive.ipynb #b11da10b
 def iter_wanted(
     con: sqlite3.Connection, # From `connect`
     query: Query = Query(),  # Everything that is wanted if left out
@@ -275,7 +275,7 @@ def now() -> str: # UTC, as records write it
     "This moment"
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
-
+# %% ../nbs/16b_archive.ipynb #950bc104
 def answer(
     con: sqlite3.Connection, # From `connect`
     a: Answer,

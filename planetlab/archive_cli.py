@@ -34,9 +34,9 @@ def parse_query(
         found[name] = parse_range(name, value) if known[name] else value
     return Query(**found)
 
-
+# %% ../nbs/61a_archive_cli.ipynb #35d1d96e
 def parse_range(
-    name: str,
+    name: str, # Of what it is a range of, for the message
     text: str, # "900..1000", "900..", "..1000" or "900"
 ) -> tuple: # First and last, None where it is open
     "Both ends of a range"

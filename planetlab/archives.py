@@ -27,13 +27,13 @@ _OPEN = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open} # by the 
 
 
 class Member(NamedTuple):
-    name: str
+    name: str      # With its folders, as the archive writes it
     size: int      # Bytes, as the archive states
-    is_dir: bool
+    is_dir: bool   # A folder
     is_plain: bool # A file or a folder; no link, no device
-    open: Callable
+    open: Callable # `() -> ` its bytes, to be read and closed
 
-
+# %% ../nbs/02b_archives.ipynb #e71c6403
 def iter_members(
     archive: str | Path, # zip, or tar in any compression
 ) -> Iterator[Member]: # Each to be read before the next is asked for

@@ -104,7 +104,7 @@ def pixel_area_m2(
     window: Window | None = None, # Pixels wanted; all if None
 ) -> np.ndarray: # (h, 1) where rows are parallels, else (h, w): m²; NaN where a pixel lies off the world
     "True ground under each pixel, on the body's ellipsoid"
-    if not grid.crs: raise MissingCRS("the grid has no CRS, so its pixels cover no known ground; georeference the raster first")
+    if not grid.crs: raise MissingCRS(f"the grid of {grid.height} x {grid.width} px has no CRS, so its pixels cover no known ground; georeference the raster first")
     window = Window(0, 0, grid.width, grid.height) if window is None else window
     row, col, h, w = (int(v) for v in (window.row_off, window.col_off, window.height, window.width))
     column = column_deg(grid, body)
@@ -138,7 +138,7 @@ def class_names(
     with reading(scene.path), rasterio.open(scene.path) as src:
         return json.loads(src.tags(1).get("classes", "[]"))
 
-
+# %% ../nbs/50d_areas.ipynb #a8bf607f
 def map_colors(
     scene: Scene,         # A class map
     names: Sequence[str], # Of class 0, 1, …
@@ -219,7 +219,7 @@ def classes_at(
 def _errors(areas: pd.DataFrame, mapped: np.ndarray, reference: np.ndarray) -> np.ndarray: # (K, K) counts
     "Map class by reference class, or why there is no estimate"
     ids = areas.class_id.to_numpy()
-    if "mapped_m2" not in areas: raise MissingCRS("the areas are in pixels: the map has no CRS; georeference it and call `class_areas` again")
+    if "mapped_m2" not in areas: raise MissingCRS(f"the areas of {len(areas)} classes are in pixels: the map has no CRS; georeference it and call `class_areas` again")
     mapped, reference = np.asarray(mapped), np.asarray(reference)
     if mapped.shape != reference.shape or mapped.ndim != 1:
         raise BadInput(f"{mapped.shape} mapped and {reference.shape} reference classes; give one pair per place")

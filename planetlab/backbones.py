@@ -40,8 +40,7 @@ def _seen(net: nn.Module, images: np.ndarray, size: int, mean: Sequence[float], 
     x = F.interpolate(torch.from_numpy(np.array(images)).to(device).float() / 255, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
     with torch.no_grad(): return net((x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(std)[:, None, None]).float().cpu().numpy()
 
-
-
+# %% ../nbs/47a_backbones.ipynb #92e5c802
 class Pretrained(Representation):
     "A backbone of timm, as it is"
     def __init__(self,
@@ -111,7 +110,7 @@ class TextImage(Representation):
         with torch.no_grad(): z = self.model.get_text_features(**{k: v.to(device) for k, v in tokens.items()})
         return F.normalize(getattr(z, "pooler_output", z).float(), dim=1).cpu().numpy()
 
-
+# %% ../nbs/47a_backbones.ipynb #5c1ff304
 def text_image(
     name: str = "openai/clip-vit-base-patch32", # On the Hugging Face hub; MIT licence
     download: bool = False, # Fetch the weights if they are not here

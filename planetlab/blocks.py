@@ -45,7 +45,7 @@ class Blocks:
         "Where part `i` is; the name says which run it belongs to, so that no straggler of another run is taken for it"
         return Path(self.folder) / f"{i:06}-{self._name}{self.suffix}"
 
-
+# %% ../nbs/16_blocks.ipynb #82b2844b
 def check_same(
     path: str | Path, # What was made, for the message
     then: dict,       # The identity it was made with
@@ -98,7 +98,7 @@ def _claimed(
         if isinstance(e, PlanetlabError): raise
         raise CannotWrite(f"cannot write in {folder}: {e}; choose another folder or make room") from e
 
-
+# %% ../nbs/16_blocks.ipynb #3123f14b
 def _note(
     blocks: Blocks, # The work
     row: dict,      # Line to add
@@ -136,7 +136,7 @@ def _at_once(fn: Callable, *args) -> Future:
         future.set_exception(e)
     return future
 
-
+# %% ../nbs/16_blocks.ipynb #a60bc1c7
 @contextmanager
 def _submitter(
     workers: int, # Threads

@@ -54,7 +54,7 @@ class Body:
             raise BadInput(f"IAU_2015 has no system {self.naif * 100 + code} for {self.name}; 0, 10 and others that end in 0 or 5 "
                            "exist for every body, the rest for flattened ones") from e
 
-
+# %% ../nbs/01_bodies.ipynb #80579209
 VENUS = Body("Venus", 6_051_800, 6_051_800, 299)
 MOON = Body("Moon", 1_737_400, 1_737_400, 301, frame="ME")
 MARS = Body("Mars", 3_396_190, 3_376_200, 499)
@@ -111,7 +111,7 @@ def _named(
                        f"{radius / 1e3:.1f} km; set the raster's CRS to the body it shows")
     return fits[0] if fits else None
 
-
+# %% ../nbs/01_bodies.ipynb #b1b6480e
 def _sized(
     radius: float, # Equatorial radius, m
     name: str,     # Of the ellipsoid, for the message
@@ -125,7 +125,7 @@ def _sized(
     raise BadInput(f"CRS on an ellipsoid of {radius / 1e3:.1f} km ({name}): {'several bodies fit' if near else 'known radii'} "
                    f"(km): {known}; say which with `body=`, or set the raster's CRS to one of these bodies")
 
-# %% ../nbs/01_bodies.ipynb #b1b6480e
+# %% ../nbs/01_bodies.ipynb #19908b65
 @lru_cache(maxsize=256)
 def _datum(wkt: str) -> Datum:
     "The shape of the world behind a CRS"
@@ -145,7 +145,7 @@ def _datum(wkt: str) -> Datum:
     pa = world.naif == MOON.naif and bool(words & {"pa", "principal"})
     return Datum(world, a, b, latitude, west, "PA" if pa else world.frame)
 
-
+# %% ../nbs/01_bodies.ipynb #f9580e95
 def datum_of(
     crs: CRS | None, # As a raster declares it
 ) -> Datum:
@@ -166,9 +166,9 @@ def body_of(
 
 # %% ../nbs/01_bodies.ipynb #5d83b0d8
 def to_graphic(
-    lat: np.ndarray, # Planetocentric latitudes, degrees
+    lat: np.ndarray, # (N,) planetocentric latitudes, degrees
     body: Body,      # The world
-) -> np.ndarray: # Planetographic latitudes, degrees
+) -> np.ndarray: # (N,) planetographic latitudes, degrees
     "Latitude of the local vertical, as geodesics and ellipsoidal maps use it"
     lat = np.radians(np.asarray(lat, float))
     ratio = (body.equatorial_m / body.polar_m) ** 2
@@ -176,9 +176,9 @@ def to_graphic(
 
 
 def to_centric(
-    lat: np.ndarray, # Planetographic latitudes, degrees
+    lat: np.ndarray, # (N,) planetographic latitudes, degrees
     body: Body,      # The world
-) -> np.ndarray: # Planetocentric latitudes, degrees
+) -> np.ndarray: # (N,) planetocentric latitudes, degrees
     "Latitude at the centre of the body, undoing `to_graphic`"
     lat = np.radians(np.asarray(lat, float))
     ratio = (body.polar_m / body.equatorial_m) ** 2
@@ -186,17 +186,17 @@ def to_centric(
 
 # %% ../nbs/01_bodies.ipynb #8d3e72bc
 def wrap_lon(
-    lon: np.ndarray,     # Longitudes, degrees east
+    lon: np.ndarray,     # (N,) longitudes, degrees east
     centre: float = 0.0, # Middle of the range wanted, degrees
-) -> np.ndarray: # The same meridians, from `centre` - 180 up to, not including, `centre` + 180
+) -> np.ndarray: # (N,) the same meridians, degrees, from `centre` - 180 up to, not including, `centre` + 180
     "Longitudes in one turn around `centre`"
     return (np.asarray(lon, float) - centre + 180) % 360 - 180 + centre
 
 # %% ../nbs/01_bodies.ipynb #02499ab3
 def flip_lon(
-    lon: np.ndarray,       # Longitudes, degrees
+    lon: np.ndarray,       # (N,) longitudes, degrees
     centre: float = 180.0, # Middle of the range wanted, degrees
-) -> np.ndarray: # The same meridians counted the other way, in one turn around `centre`
+) -> np.ndarray: # (N,) degrees: the same meridians counted the other way, in one turn around `centre`
     "East-positive longitudes as west-positive ones, and back"
     return wrap_lon(-np.asarray(lon, float), centre)
 
@@ -224,7 +224,7 @@ def to_lonlat(
     lon, lat = project(sign * np.asarray(xs, float), np.asarray(ys, float), inverse=True)
     return wrap_lon(lon), to_centric(lat, body) if graphic else lat
 
-
+# %% ../nbs/01_bodies.ipynb #3e8fe7ec
 def from_lonlat(
     lon: np.ndarray, # (N,) degrees east
     lat: np.ndarray, # (N,) degrees north, planetocentric

@@ -26,10 +26,10 @@ CHOICES = ("camera", "side", "sample", "colour") # Columns that are chosen by va
 class Wanted:
     "A selection of records; an empty field asks nothing"
     sols: tuple[int, int] | None = None # First and last
-    camera: tuple[str, ...] = ()
-    side: tuple[str, ...] = ()
-    sample: tuple[str, ...] = ()
-    colour: tuple[str, ...] = ()
+    camera: tuple[str, ...] = ()        # "navcam", "mastcam", …
+    side: tuple[str, ...] = ()          # "left", "right"
+    sample: tuple[str, ...] = ()        # "full", "subframe", "thumbnail", …
+    colour: tuple[str, ...] = ()        # "colour", "grey", "bayer"
 
 
 def matches(
@@ -116,7 +116,7 @@ def browse(
     draw()
     return Browser(w.VBox([w.HBox(list(menus.values())), w.HBox([page, said]), picture]), selected)
 
-
+# %% ../nbs/60c_browsing.ipynb #3b4186ff
 def _png(rows: pd.DataFrame, read: Callable) -> bytes: # Empty if there is nothing to show
     if not len(rows): return b""
     fig, file = show_records(rows, read), io.BytesIO()

@@ -25,11 +25,11 @@ from .show import colour_of
 
 # %% ../nbs/52_calibrate.ipynb #853f1395
 def ground_blocks(
-    rows: np.ndarray, # Row of each pixel, px; broadcasts against `cols`
-    cols: np.ndarray, # Column of each pixel, px
+    rows: np.ndarray, # (N,) row of each pixel, px; broadcasts against `cols`
+    cols: np.ndarray, # (N,) column of each pixel, px
     side: int,        # Side of a block, px; longer than what the ground resembles itself
     scene: str,       # Name of the raster, so that blocks of two rasters never meet
-) -> np.ndarray: # Names of blocks, str
+) -> np.ndarray: # (N,) str, names of blocks
     "The block of ground each pixel lies in"
     if side < 1: raise BadInput(f"blocks of side {side} px; give 1 or more")
     r, c = np.broadcast_arrays(np.asarray(rows) // side, np.asarray(cols) // side)
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
     pixels: pd.DataFrame # A row per pixel: row, col, stratum, group, weight
     design: pd.DataFrame # By stratum: mapped (px), share of the map, drawn
 
-
+# %% ../nbs/52_calibrate.ipynb #dfb6c34f
 def sample_pixels(
     strata: np.ndarray, # (h, w) int, usually the class map; negative is never drawn
     valid: np.ndarray,  # (h, w) bool, True where a pixel may be drawn
@@ -76,7 +76,7 @@ class Labelled(NamedTuple):
     name: str           # Of the split
     classes: tuple[str, ...] # K names
 
-
+# %% ../nbs/52_calibrate.ipynb #aebaf9dc
 def labelled(
     logits: np.ndarray,   # (N, K), or (K, h, w)
     labels: np.ndarray,   # (N,) or (h, w) int; negative is unlabelled and left out
@@ -124,7 +124,7 @@ class Calibration:
     @property
     def n_groups(self) -> int: return len(self.groups)
 
-    def probs(self, logits: np.ndarray, axis: int = -1) -> np.ndarray: # As `logits`: (N, K), or (K, h, w) if `axis` is 0
+    def probs(self, logits: np.ndarray, axis: int = -1) -> np.ndarray: # (N, K) as `logits`, or (K, h, w) if `axis` is 0
         "Calibrated probabilities"
         return softmax(logits / np.asarray(self.temperature, logits.dtype), axis)
 
@@ -172,9 +172,9 @@ def read_fitted(
 # %% ../nbs/52_calibrate.ipynb #76af82d6
 class Share(NamedTuple):
     "A share of pixels, with its 95 % interval over groups of ground"
-    value: float
-    low: float
-    high: float
+    value: float  # In [0, 1]
+    low: float    # Lower end of the interval
+    high: float   # Upper end
     n: int        # Pixels
     n_groups: int # Groups they lie in
 
@@ -197,12 +197,12 @@ def share(
     return Share(p, float(max(middle - half, 0)), float(min(middle + half, 1)), len(hits), int(m))
 
 # %% ../nbs/52_calibrate.ipynb #e0a63561
-def equal_width(p: np.ndarray, bins: int) -> np.ndarray: # (bins + 1,) edges, whatever the probabilities `p` (N,)
+def equal_width(p: np.ndarray, bins: int) -> np.ndarray: # (N,) probabilities, how many -> (bins + 1,) edges, whatever `p`
     "Edges of bins of one width"
     return np.linspace(0, 1, bins + 1)
 
 
-def equal_mass(p: np.ndarray, bins: int) -> np.ndarray: # (bins + 1,) edges, fewer where probabilities `p` (N,) are tied
+def equal_mass(p: np.ndarray, bins: int) -> np.ndarray: # (N,) probabilities, how many -> (bins + 1,) edges, fewer where `p` is tied
     "Edges of bins of as many pixels each"
     return np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)))
 
@@ -233,7 +233,7 @@ def ece(
     "Calibration error of the class that is named"
     return calibration_error(probs.max(1), probs.argmax(1) == labels, bins, **kwargs)
 
-
+# %% ../nbs/52_calibrate.ipynb #80f0907b
 def classwise_ece(
     probs: np.ndarray,  # (N, K)
     labels: np.ndarray, # (N,) int

@@ -118,7 +118,7 @@ def check_split(
 # %% ../nbs/14_catalog.ipynb #601256dd
 _RUNS = 20 # Runs of neighbours that a single group is cut into
 
-
+# %% ../nbs/14_catalog.ipynb #2bf0806f
 def deal_split(
     catalog: pd.DataFrame,     # With `id`, `group` and, where known, `sequence` and `split` (empty where not dealt)
     shares: dict[str, float],  # Share of the rows per split, e.g. {"train": 0.7, "val": 0.3}; the first gets what is too large
@@ -166,7 +166,7 @@ def write_footprints(
     with atomic(path) as p:
         frame.to_parquet(p) if path.suffix == ".parquet" else frame.to_file(p, driver="GPKG", layer="footprints")
 
-
+# %% ../nbs/14_catalog.ipynb #b7a53cb4
 def read_footprints(
     path: str | Path, # Written by `write_footprints`
 ) -> tuple[pd.DataFrame, Body]: # The catalog with its `footprint` polygons, and the world they lie on

@@ -42,7 +42,7 @@ class Area:
     grid: Grid                 # That both are read on
     classes: tuple[str, ...] = CLASSES # Names of labels 0, 1, …
 
-
+# %% ../nbs/18c_chip_folders.ipynb #25fdc824
 def open_area(
     region: str,                        # Name; chips of one region stay together
     embeddings: Sequence[str | Path],   # Files, float or int8
@@ -88,7 +88,7 @@ def _check_ids(ids: np.ndarray, seen: np.ndarray, n: int, path: str | Path) -> n
                        f"classes are 0 to {n - 1}, and {IGNORE} is unlabelled: correct them, or name more classes")
     return np.where(seen, ids, IGNORE).astype("uint8")
 
-
+# %% ../nbs/18c_chip_folders.ipynb #775c4671
 def read_chip(
     area: Area,     # From `open_area`
     window: Window, # Of its grid; may reach beyond it
@@ -120,7 +120,7 @@ class Chips:
         if not -len(self) <= i < len(self): raise IndexError(f"chip {i} of {len(self)}")
         return self.read(next(self.table.iloc[[i]].itertuples(index=False)))
 
-    def of(self, split: str):
+    def of(self, split: str): # Any that its table knows
         "The chips of one split"
         some = self.table[self.table.split == split]
         if some.empty:
@@ -164,7 +164,7 @@ def plan_chips(
     names = [a.region for a in areas]
     if len(set(names)) < len(names) or not names:
         raise BadInput(f"regions {names}; give one area or more, each with its own name")
-    if len({a.classes for a in areas}) > 1: raise BadInput("areas name different classes; open all with the same classes=")
+    if len(named := {a.classes for a in areas}) > 1: raise BadInput(f"areas name different classes, {sorted(named)}; open all with the same classes=")
     rows, left_out = [], []
     for k, area in enumerate(areas):
         if min(area.grid.shape) < size:
@@ -183,7 +183,7 @@ def plan_chips(
 # %% ../nbs/18c_chip_folders.ipynb #3dec0ef5
 _INDEX = ("region", "group", "split", "valid", "labelled", "crs", "transform") # Columns of chips.csv beside id
 
-
+# %% ../nbs/18c_chip_folders.ipynb #0ac96b57
 def write_chips(
     folder: str | Path, # Made if missing; holds chips of one plan
     chips: Chips,       # With a split for every chip
@@ -242,7 +242,7 @@ def _placed(t: pd.DataFrame, path: Path) -> pd.DataFrame:
                        "or delete the index")
     return t.join(known.drop(columns="split"), on="id")
 
-
+# %% ../nbs/18c_chip_folders.ipynb #a77291f4
 def open_chips(
     folder: str | Path,              # With img_dir and ann_dir, each with a folder per split
     classes: Sequence[str] = (),     # Names of labels 0, 1, …; what the folder says, or the ten dune classes, if empty

@@ -30,7 +30,7 @@ class Chips(NamedTuple):
     size: int     # Side of the window in the middle, px
     azimuth: Tensor | None = None # (N,) where light comes from, degrees clockwise from up; None: unknown
 
-
+# %% ../nbs/20_chips.ipynb #67efcea8
 def make_chips(
     tiles: Sequence[tuple[np.ndarray, np.ndarray]], # N pairs of (C, T, T) pixels and (T, T) valid
     stretch: Stretch,                               # Fitted on the training part
@@ -85,14 +85,14 @@ class Symmetry:
 def same(
     x: Tensor,          # (B, C, H, H)
     symmetry: Symmetry, # What may change
-) -> list[Tensor]: # 1, 2, 4 or 8 tensors like `x`, `x` first
+) -> list[Tensor]: # (B, C, H, H), 1, 2, 4 or 8 of them, `x` first
     "Every exact mirror image and quarter turn that shows the same, whatever the light"
     if symmetry.lit: return [x]
     images = [x, x.flip(-2)] if symmetry.upside_down else [x]
     if symmetry.left_right and not (symmetry.turn and symmetry.upside_down): images += [v.flip(-1) for v in images]
     return [v.rot90(k, (-2, -1)) for v in images for k in range(4 if symmetry.turn else 1)]
 
-
+# %% ../nbs/20_chips.ipynb #bf35db28
 def shared(
     *symmetries: Symmetry, # Of products seen together
 ) -> Symmetry:
@@ -167,7 +167,7 @@ def move(
         light = torch.atan2(right, -below).rad2deg() % 360
     return Chips(torch.where(weight > 0.99, x, torch.tensor(GAP)), weight > 0.99, chips.size, light)
 
-
+# %% ../nbs/20_chips.ipynb #373b0fe0
 def allowed(
     symmetry: Symmetry, # Of the product
     chips,              # `Chips` or `LazyChips`
@@ -195,7 +195,7 @@ def read_window(
     tile = read_tile(*item)
     return tile.pixels, tile.valid
 
-
+# %% ../nbs/20_chips.ipynb #58b76fc0
 class LazyChips(Dataset):
     "Chips that are read when they are looked at"
     def __init__(self,
@@ -243,7 +243,7 @@ def read_chips(
         np.divide(x, high - low, x)
         np.clip(x, 0, 1, x)
         np.copyto(x, np.float32(GAP), where=~valid)
-    if pixels.dtype.kind == "f" and not np.isfinite(x).all(): raise BadInput("tiles hold NaN where they are valid; mark such pixels invalid")
+    if pixels.dtype.kind == "f" and not np.isfinite(x).all(): raise BadInput(f"tiles hold NaN where they are valid, {np.sum(~np.isfinite(x))} numbers in {len(x)} tiles; mark such pixels invalid")
     return Chips(torch.from_numpy(x), torch.from_numpy(valid), size)
 
 # %% ../nbs/20_chips.ipynb #d9f477f4

@@ -38,7 +38,7 @@ def _note(fitted, n, how):
     if fitted == n: return f"fitted on all {n} rows"
     return f"fitted on {fitted} of {n} rows, drawn at random; the others {how}"
 
-
+# %% ../nbs/41_cluster.ipynb #f255f013
 def _drawn(
     n: int,     # Rows there are
     most: int,  # Rows that may be fitted
@@ -50,7 +50,7 @@ def _drawn(
         raise BadInput(f"{n} rows, and this estimator compares all pairs; give rng= to fit {most} of them, or raise most=")
     return np.sort(rng.choice(n, most, replace=False))
 
-# %% ../nbs/41_cluster.ipynb #f255f013
+# %% ../nbs/41_cluster.ipynb #85d3931f
 def _taken(z: np.ndarray, rows: np.ndarray) -> np.ndarray: # (M, D)
     "Some rows, or the table itself if that is all of them"
     return z if len(rows) == len(z) else z[rows]
@@ -67,7 +67,7 @@ def _finite(
     if np.ndim(z) != 2 or len(z) < 2 or bad:
         raise BadInput(f"{np.shape(z)} descriptions, {bad} not finite; {what} needs two or more rows, all finite")
 
-
+# %% ../nbs/41_cluster.ipynb #ac98c855
 def _check(
     z: np.ndarray, # (N, D)
     estimator,     # May say how many clusters it wants
@@ -225,7 +225,7 @@ def exemplars(
             parts.append(pd.DataFrame({"cluster": label, "how": how, "row": here[picked], "distance": away}))
     return pd.concat(parts, ignore_index=True)
 
-
+# %% ../nbs/41_cluster.ipynb #3270a3e9
 def show_exemplars(
     chips: np.ndarray,    # (N, H, W) in [0, 1], all of them
     picked: pd.DataFrame, # From `exemplars`
@@ -270,7 +270,7 @@ def fit_reduction(
     rows = _drawn(len(z), most if "n_neighbors" in reducer.get_params() else len(z), rng)
     return Reduction(clone(reducer).fit(_taken(z, rows)), rows, len(z))
 
-
+# %% ../nbs/41_cluster.ipynb #86ea4881
 def umap_map(
     dims: int = 2,        # Numbers kept
     neighbours: int = 15, # Size of the neighbourhoods that are kept together

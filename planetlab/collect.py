@@ -54,7 +54,7 @@ def _decoded(path: BytesIO) -> tuple[tuple[int, int], str]: # Width and height; 
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
         return (0, 0), f"cannot be decoded: {e}".replace(str(path), "the file")
 
-
+# %% ../nbs/16c_collect.ipynb #f7606ca2
 def check_image(
     path: str | Path | bytes, # File to judge, or all that is in it
     suffix: str,              # Of the name it is to have, like ".JPG"
@@ -141,7 +141,7 @@ def polite_client(
 # %% ../nbs/16c_collect.ipynb #64ba0e63
 class Listed(NamedTuple):
     "One sol, asked for"
-    sol: int
+    sol: int         # Martian days since landing
     n: int = 0       # Photographs it lists
     new: int = 0     # Not known before
     changed: int = 0 # Known, and now known better
@@ -159,7 +159,7 @@ def _sols(con, source: Source, newest: int | None, sols: Range | None, again: bo
     last = min(v for v in (last, newest) if v is not None)
     return [sol for sol in range(int(last), int(first) - 1, -1) if sol not in closed]
 
-
+# %% ../nbs/16c_collect.ipynb #b384b52d
 def _note_sol(con, source: Source, sol: int, page, newest: int | None, settle: int) -> Listed:
     "Add what a sol lists, all of it or nothing"
     with transaction(con):
@@ -276,7 +276,7 @@ def _settle(con, done: Iterable[Future]) -> list[Answer]:
 
 def _waiting(ended: SimpleQueue) -> list[Future]: return [ended.get() for _ in range(ended.qsize())] # nobody else takes any
 
-
+# %% ../nbs/16c_collect.ipynb #64ff6c72
 @contextmanager
 def _alone(archive: Archive) -> Iterator[None]:
     "One process at a time fetches; others may list and ask"

@@ -51,7 +51,7 @@ def delta_e00(
 def _means(values: Tensor, valid: Tensor) -> Tensor: # (B, H, W) twice -> (B,), NaN where nothing is valid
     return torch.where(valid, values, 0).sum((1, 2)) / valid.sum((1, 2))
 
-
+# %% ../nbs/22b_color.ipynb #707cec68
 def colour_errors(
     found: Tensor, # (B, 3, H, W) L*, a*, b*
     true: Tensor,  # (B, 3, H, W)

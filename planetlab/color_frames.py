@@ -53,7 +53,7 @@ def frame_lab(
     if shrink > 1: x = F.avg_pool2d(F.pad(x, (0, -x.shape[2] % shrink, 0, -x.shape[1] % shrink))[None], shrink)[0]
     return x[:3] / x[3:].clamp(min=1e-6), x[3] > 0
 
-
+# %% ../nbs/24b_color_frames.ipynb #53ebba79
 class LabFrames(Dataset):
     "Coloured photographs, shrunk, each read once"
     def __init__(self,
@@ -145,7 +145,7 @@ def colour_predictor(
     if not hasattr(model, "chroma"): raise ModelMismatch(f"a {type(model).__name__} says no colours; give a colorizer, of `planetlab run colorize`")
     return replace(torch_predictor(_Spread(model, shrink), CHROMA, 1, **how), scale=_with_gaps)
 
-
+# %% ../nbs/24b_color_frames.ipynb #da942f63
 def find_colorizer(
     folder: str | Path,   # Of `save_model`, which was told `shrink`
     device: str = "cpu",  # Where it computes

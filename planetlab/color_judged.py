@@ -28,7 +28,7 @@ def _cells(light: np.ndarray, rows: int) -> np.ndarray: # (H, W) int, lightness 
     height = np.arange(len(light)) * rows // len(light)
     return height[:, None] * _LIGHTS + (light * _LIGHTS / 100).astype(int).clip(0, _LIGHTS - 1)
 
-
+# %% ../nbs/48d_color_judged.ipynb #f049d00f
 class _Lookup:
     "Mean chroma by lightness and row"
     def __init__(self, rows: int = _ROWS):
@@ -65,7 +65,7 @@ def _thumb(light: np.ndarray, valid: np.ndarray) -> np.ndarray: # (1, cells)
 
 def _same(light: np.ndarray, ab: np.ndarray) -> np.ndarray: return np.broadcast_to(ab[:, None, None], (2, *light.shape))
 
-
+# %% ../nbs/48d_color_judged.ipynb #3ef15f86
 def fit_baselines(
     frames: Iterable[tuple[Tensor, Tensor]], # Of (3, H, W) L*, a*, b* and (H, W) `valid`, to learn from
 ) -> dict[str, Callable]: # Name -> `(light (H, W), valid (H, W)) -> (2, H, W)` a* and b*

@@ -63,7 +63,7 @@ def _said(light: np.ndarray, valid: np.ndarray, predict: Predictor, plan: MapPla
         for _ in map_scene(open_scene(file), Path(name) / "map", predict, (values(predict.classes, "chroma"),), plan=plan): pass
         return read_tile(open_scene(Path(name) / "map" / "chroma.tif")).pixels
 
-
+# %% ../nbs/55_colorize.ipynb #6577cd24
 def colorize(
     img: np.ndarray,    # (C, H, W) counts, C is 1 or 3; colour is replaced
     valid: np.ndarray,  # (H, W) bool, True where `img` is real data
@@ -111,7 +111,7 @@ def _write(out: Path, rgb: np.ndarray, valid: np.ndarray, about: dict) -> None:
     picture = rgb if valid.all() else np.dstack([rgb, np.where(valid, 255, 0).astype("uint8")])
     write_synthetic(out, picture.transpose(2, 0, 1), f"Model {about.get('model')}, weights {about.get('weights')}", what="colour")
 
-
+# %% ../nbs/55_colorize.ipynb #74b10c93
 def iter_colorized(
     paths: Sequence[str | Path], # Files
     folder: str | Path,          # Gets STEM_coloured.png for each; STEM_2_coloured.png if there are two of a name

@@ -76,7 +76,7 @@ def deal_parts(
 class Cost(NamedTuple):
     "What a call took"
     cpu_s: float   # Of all threads of this process
-    wall_s: float
+    wall_s: float  # On the clock
     peak_mb: float # Largest memory of the process meanwhile; NaN where the system does not tell
     new_mb: float  # How far that lay above the memory before
 
@@ -87,7 +87,7 @@ def _memory() -> tuple[float, float]: # MB held now, and the largest since it wa
     held = {k: v for k, _, v in (line.partition(":") for line in lines)}
     return tuple(int(held[k].split()[0]) / 1024 if k in held else np.nan for k in ("VmRSS", "VmHWM"))
 
-
+# %% ../nbs/49b_comparison.ipynb #472a8ea5
 def measured(
     call: Callable, # What is to be done
     *args,          # What it is given
@@ -136,7 +136,7 @@ def k_means_of(
     "The k-means that all descriptions get: the best of three starts"
     return partial(_k_means, most=int(most), first=first)
 
-
+# %% ../nbs/49b_comparison.ipynb #82331bef
 def judge_clusters(
     fits: Mapping[tuple, Sequence[np.ndarray]], # (description, k) -> (N,) clusters, one per seed
     table: pd.DataFrame,           # (N,) image table: label, group, instrument
@@ -180,7 +180,7 @@ def score_table(
                 out.setdefault(f"{of}, k = {k}", {})[name] = score_cell(t.loc[t.index[at.get_loc((part, instrument, of))]])
     return pd.DataFrame(out)
 
-
+# %% ../nbs/49b_comparison.ipynb #ae69f8a6
 def scores_of(
     scores: Mapping[tuple, pd.DataFrame], # (description, k) -> from `over_seeds`
     part: str,                            # On which images
@@ -216,7 +216,7 @@ def curves_over(
     return {n: purity_curve(z[rows], table.label[rows].to_numpy(), ks, None if learn is None else learn[rows], seeds, make,
                             table.group[rows].astype(str).to_numpy(), rng=np.random.default_rng(seed)) for n, z in features.items()}
 
-
+# %% ../nbs/49b_comparison.ipynb #9e97459d
 def curves_of(
     curves: Mapping[str, pd.DataFrame], # Name -> from `purity_curve`
 ) -> dict[str, dict]: # Name -> k -> score, its interval and chance, as JSON holds them
@@ -243,7 +243,7 @@ def _jointly(chips: Chips, k: int, seed: int) -> tuple: # Fitted on `chips`: mod
     for _ in fit_joint(model, chips, Joint(None), view=_changed, batch=64, generator=torch.Generator().manual_seed(seed)): pass
     yield model
 
-
+# %% ../nbs/49b_comparison.ipynb #69418d8c
 def compare_joint(
     images: np.ndarray,   # (N, 3, S, S) uint8
     z: np.ndarray,        # (N, D) features for the heads and for k-means beside them
@@ -251,7 +251,7 @@ def compare_joint(
     learn: np.ndarray,    # (N,) bool, what is fitted
     new: np.ndarray,      # (N,) bool, labelled, what is scored
     k: int,               # Groups
-    seeds: Sequence[int] = range(5),
+    seeds: Sequence[int] = range(5), # One run each
 ) -> pd.DataFrame: # By seed: adjusted Rand index of two stages, joint (DEC), heads and k-means on z
     "The joint method and the heads beside two stages"
     small = torch.from_numpy(resized(images, 32)).float() / 255

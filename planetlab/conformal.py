@@ -21,14 +21,14 @@ from .outputs import Output, class_map, probabilities
 @dataclass(frozen=True)
 class LAC:
     "Least ambiguous sets: 1 minus the probability of a class"
-    def __call__(self, probs: np.ndarray, axis: int = -1) -> np.ndarray: # As `probs`
+    def __call__(self, probs: np.ndarray, axis: int = -1) -> np.ndarray: # (N, K) or as `probs`
         return 1 - probs
 
 
 @dataclass(frozen=True)
 class APS:
     "Adaptive sets: the probabilities of all more probable classes, added up; 0 for the first"
-    def __call__(self, probs: np.ndarray, axis: int = -1) -> np.ndarray: # As `probs`
+    def __call__(self, probs: np.ndarray, axis: int = -1) -> np.ndarray: # (N, K) or as `probs`
         order = np.argsort(-probs, axis, kind="stable")
         ranked = np.take_along_axis(probs, order, axis)
         total = np.cumsum(ranked, axis) - ranked
@@ -41,7 +41,7 @@ SCORES = {"LAC": LAC(), "APS": APS()}
 @dataclass(frozen=True)
 class Sets:
     "Thresholds that turn probabilities into sets of classes, and the ground they were fitted on"
-    calibration: Calibration
+    calibration: Calibration      # Of the probabilities
     score: str                    # Name in `SCORES`
     quantiles: tuple[float, ...]  # (K,) largest score that is taken in
     coverage: float               # Asked for, in (0, 1)
@@ -54,7 +54,7 @@ class Sets:
         for name in ("quantiles", "groups"): object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.score not in SCORES: raise BadInput(f"score {self.score!r}; known are {', '.join(SCORES)}")
 
-    def sets(self, probs: np.ndarray, axis: int = -1) -> np.ndarray: # bool as calibrated `probs`: (N, K), or (K, h, w) if `axis` is 0
+    def sets(self, probs: np.ndarray, axis: int = -1) -> np.ndarray: # (N, K) bool as calibrated `probs`, or (K, h, w) if `axis` is 0
         "Which classes cannot be ruled out"
         return np.moveaxis(np.moveaxis(SCORES[self.score](probs, axis), axis, -1) <= np.asarray(self.quantiles), -1, axis)
 
@@ -73,7 +73,7 @@ def _quantile(scores, weights, coverage, what) -> float: # The (n + 1)-corrected
                        f"label {int(np.ceil(coverage / (1 - coverage)))} or more, or ask for less than {reached[-1]:.3f}")
     return float(scores[order][at])
 
-
+# %% ../nbs/52a_conformal.ipynb #6d02420d
 def fit_sets(
     part: Labelled,           # Labelled ground, other than that of the temperature
     calibration: Calibration, # Gives the probabilities
@@ -154,7 +154,7 @@ def rank_risk(
 @dataclass(frozen=True)
 class Abstention:
     "A confidence below which a map says nothing, and the ground it was fitted on"
-    calibration: Calibration
+    calibration: Calibration # Of the probabilities
     threshold: float        # Lowest calibrated probability that is answered
     risk: float             # Asked for
     fitted_on: str          # Name of the split
@@ -171,7 +171,7 @@ class Abstention:
         self.calibration.check(part)
         replace(self.calibration, fitted_on=self.fitted_on, groups=self.groups).check(part)
 
-
+# %% ../nbs/52a_conformal.ipynb #aeb08705
 def fit_abstention(
     part: Labelled,           # Labelled ground, other than that of the temperature
     calibration: Calibration, # Gives the probabilities
@@ -193,10 +193,10 @@ def fit_abstention(
 
 # %% ../nbs/52a_conformal.ipynb #3eb8d2ba
 def abstain(
-    probs: np.ndarray, # Calibrated: (N, K), or (K, h, w) if `axis` is 0
+    probs: np.ndarray, # (N, K) calibrated, or (K, h, w) if `axis` is 0
     threshold: float,  # Lowest probability that is answered
     axis: int = -1,    # Of the classes
-) -> np.ndarray: # Without `axis`: uint8 class, K where unsure
+) -> np.ndarray: # (N,) or (h, w) uint8 class, K where unsure
     "The most probable class, or nothing"
     return np.where(probs.max(axis) >= threshold, probs.argmax(axis), probs.shape[axis]).astype("uint8")
 
@@ -235,7 +235,7 @@ def set_size_map(
     c = fitted.calibration
     return Output("set_size", _Pointwise(c.temperature, len(c.classes), fitted.score, fitted.quantiles), "uint8", 255, ("classes not ruled out",))
 
-
+# %% ../nbs/52a_conformal.ipynb #1023290f
 def abstained_map(
     fitted: Abstention,         # From `fit_abstention`
     colors: dict | None = None, # Class -> "#rrggbb"; the book's colours if None. "unsure" is light grey

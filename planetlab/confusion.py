@@ -39,7 +39,7 @@ def _counted(
                            f"and only a label may be {ignore}, which is not counted")
     return counted
 
-
+# %% ../nbs/22a_confusion.ipynb #f070ade1
 def count_pixels(
     labels: np.ndarray,    # (…) int class ids; `ignore` is not counted
     predicted: np.ndarray, # (…) int class ids
@@ -74,7 +74,7 @@ class Counts:
     pixels: np.ndarray = field(repr=False)       # (N, K, K) int64; row = label, column = prediction
     edges: np.ndarray | None = field(repr=False) # (N, M, 4) int64 px of boundary of each class and merged class: predicted, of these right, true, of these found
 
-
+# %% ../nbs/22a_confusion.ipynb #32324633
 def _members(
     names: Sequence[str],                 # Of class 0, 1, …
     merged: Mapping[str, Sequence[str]],  # Classes that are also judged as one
@@ -117,7 +117,7 @@ def _known(
     "Refuse classes that are not there"
     if unknown := [w for w in wanted if w not in names]: raise BadInput(f"no class {unknown} among {list(names)}; merge or leave out only these")
 
-
+# %% ../nbs/22a_confusion.ipynb #a4ac2675
 def count_images(
     judged: Iterable[Judged], # One image or piece at a time
     names: Sequence[str],     # Of class 0, 1, …
@@ -163,7 +163,7 @@ def _ratio(
 ) -> np.ndarray: # (…) a / b, NaN where undefined
     return np.divide(a, b, out=np.full(np.shape(b), np.nan), where=where & (b > 0))
 
-
+# %% ../nbs/22a_confusion.ipynb #527d164d
 def _values(
     pixels: np.ndarray,       # (…, K, K)
     edges: np.ndarray | None, # (…, M, 4)
@@ -201,7 +201,7 @@ class _Plan(NamedTuple):
     def __call__(self, times: np.ndarray) -> np.ndarray: # (…, G) how often each group is drawn -> (…, R)
         return _values(np.tensordot(times, self.pixels, 1), None if self.edges is None else np.tensordot(times, self.edges, 1), self.members, self.means)
 
-
+# %% ../nbs/22a_confusion.ipynb #de64d022
 def _plan(
     counts: Counts,
     without: Sequence[str], # Classes left out of one mean
@@ -218,7 +218,7 @@ def _plan(
     def add(v): return None if v is None else np.stack([np.bincount(of, c, len(groups)) for c in v.reshape(len(v), -1).T.astype(float)], 1).reshape(-1, *v.shape[1:])
     return _Plan(index, _members(counts.names, merged), means, add(counts.pixels), add(counts.edges))
 
-
+# %% ../nbs/22a_confusion.ipynb #f7c16b1b
 def limits(
     drawn: np.ndarray, # (draws, R), some NaN
     n_groups: int,
@@ -244,7 +244,7 @@ def _witnesses(
     groups = np.array(counts.groups)
     return pd.DataFrame({"n_images": here.sum(0), "n_groups": [len(set(groups[h])) for h in here.T], "labelled_px": px, "left_out": left_out}, plan.index)
 
-
+# %% ../nbs/22a_confusion.ipynb #53aa63b1
 def segmentation_scores(
     counts: Counts,             # From `count_images`
     protocol: str,              # What was judged: set, split, how it was grouped
@@ -282,7 +282,7 @@ def paired_scores(
     second = replace(second, images=first.images, groups=[second.groups[r] for r in rows], pixels=second.pixels[rows],
                      edges=None if second.edges is None else second.edges[rows])
     if second.groups != first.groups or (first.pixels.sum(2) != second.pixels.sum(2)).any():
-        raise BadInput("the two models were judged on other labels or groups of the same images; count both with the same pair table")
+        raise BadInput(f"the two models were judged on other labels or groups of the same {len(rows)} images; count both with the same pair table")
     a, b = (_plan(c, without) for c in (first, second))
     n = len(a.pixels)
     one, two, times = a(np.ones(n)), b(np.ones(n)), rng.multinomial(n, np.full(n, 1 / n), size=draws)

@@ -29,7 +29,7 @@ class Consensus(NamedTuple):
 
 # %% ../nbs/41b_consensus.ipynb #90c0b039
 def vote(
-    maps: Sequence[np.ndarray], # Of a `Consensus`
+    maps: Sequence[np.ndarray], # (K + 1,) int each, of a `Consensus`
     runs: Sequence[np.ndarray], # (S, N) int, labels of each run
 ) -> tuple[np.ndarray, np.ndarray]: # (N,) int label, -1 without a vote; (N,) share of the runs
     "The commonest label of each row, the lower number where two are equal"

@@ -74,7 +74,7 @@ def _balanced(hits: np.ndarray, member: np.ndarray, groups: np.ndarray, times: n
     counts = np.stack([times @ (groups.T @ (member * v[:, None])) for v in (hits, np.ones_like(hits))])
     return np.nanmean(np.divide(counts[0], counts[1], out=np.full(counts[0].shape, np.nan), where=counts[1] > 0), 1)
 
-
+# %% ../nbs/49d_copies.ipynb #abb44f10
 def added_samples(
     parts: Mapping[str, tuple[np.ndarray, np.ndarray]], # Name -> features (N, D) and int labels (N,); the first are real frames alone
     z: np.ndarray,      # (M, D) features of photographs of other groups

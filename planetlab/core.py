@@ -43,7 +43,7 @@ class ModelMismatch(PlanetlabError, ValueError):
 class Corrupt(PlanetlabError, OSError):
     "A file is missing, truncated or not what its name says"
 
-
+# %% ../nbs/00_core.ipynb #48b6d163
 class CannotWrite(PlanetlabError, OSError):
     "A result has nowhere to go: no permission, no space, or something in the way"
 
@@ -189,7 +189,7 @@ def file_stamp(
     except OSError: return []
     return [stat.st_size, stat.st_mtime_ns]
 
-
+# %% ../nbs/00_core.ipynb #f52ae3c9
 def digest(
     value,           # Anything JSON can hold
     length: int = 10, # Hexadecimal digits kept

@@ -105,7 +105,7 @@ def _best(
         if len(kept) < most and not any(_meet(one[1:], other) for other in (*taken, *(k[1:] for k in kept))): kept.append(one)
     return kept
 
-
+# %% ../nbs/60a_correct.ipynb #e207174b
 def choose_crops(
     photos: Iterable[Photo], # One at a time
     score: Score,    # Such as `least_sure(predict)`
@@ -144,7 +144,7 @@ class Regions(NamedTuple):
     classes: np.ndarray # (n,) predicted class of each
     p: np.ndarray       # (n,) its mean probability
 
-
+# %% ../nbs/60a_correct.ipynb #51a4074d
 def find_regions(
     predict: Predictor,  # Of logits
     photo: Photo,
@@ -167,7 +167,7 @@ def find_regions(
     classes = np.array([first[w][0] for w in where], int)
     return Regions(lut[pieces], classes, np.array([probs[k][w].mean() for k, w in zip(classes, where)]))
 
-
+# %% ../nbs/60a_correct.ipynb #a09aeb0f
 def label_regions(
     regions: Regions,
     classes: Sequence[int], # (n,) class of each; `IGNORE`: not known
@@ -233,7 +233,7 @@ def _check_labels(photo: Photo, crop, labels: np.ndarray, n: int) -> None:
     odd = np.setdiff1d(labels, [*range(n), IGNORE])
     if len(odd): raise BadInput(f"class {odd[:8].tolist()}; wanted 0 to {n - 1}, or {IGNORE} where unknown")
 
-
+# %% ../nbs/60a_correct.ipynb #9302ebb3
 def write_correction(
     folder: str | Path,  # Made if missing
     photo: Photo,
@@ -271,7 +271,7 @@ def read_corrections(
     t = read_pairs(folder, classes=read_json(folder / "about.json")["classes"], form="ids", problems=[]).set_index("id", drop=False)
     return t.loc[rows.name].reset_index(drop=True).assign(**{k: rows[k] for k in ("row", "col", "height", "width")})
 
-
+# %% ../nbs/60a_correct.ipynb #0fc37f36
 def undo_correction(
     folder: str | Path, # Of `write_correction`
 ) -> str | None: # Name of what is gone; None if there was nothing

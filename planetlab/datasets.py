@@ -184,7 +184,7 @@ def _home(folder: Path) -> Path:
         if found: return found[0]
     return folder
 
-
+# %% ../nbs/18_datasets.ipynb #85a9e522
 def read_dataset(
     path: str | Path, # A folder in any of the forms above, an archive of pictures, or a table of them
 ) -> pd.DataFrame: # Image table

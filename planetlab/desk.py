@@ -39,7 +39,7 @@ def place_rows(
     "Where the rows of a run lie on their body"
     if view.footprints is not None:
         frame = view.footprints.set_index("id") if "id" in view.footprints else view.footprints
-        if not view.table.id.isin(frame.index).all(): raise BadInput("footprints lack ids of the table; give those of the same run")
+        if len(gone := view.table.id[~view.table.id.isin(frame.index)]): raise BadInput(f"footprints lack {len(gone)} ids of the table, e.g. {gone.iloc[0]!r}; give those of the same run")
         shapes = frame.geometry.loc[view.table.id].to_numpy()
         body = datum_of(CRS.from_wkt(frame.crs.to_wkt())).body
         return Places(*footprint_centres(shapes, body), choose_charts(*footprint_corners(shapes), body), shapes)
@@ -71,10 +71,10 @@ def column_apart(
 @dataclass
 class Desk:
     "What one has before oneself"
-    view: RunView
-    labels: Labels
+    view: RunView                  # The run that is looked at
+    labels: Labels                 # Given so far
     folder: Path | None = None     # Keeps the labels
-    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, int)) # Selected
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, int)) # (M,) int, selected
     by: str = "cluster"            # Column of the groups, or "label"
     spread: Spread | None = None   # What the head said of these labels
     index: object = None           # To search in; made when first asked for
@@ -101,7 +101,7 @@ class Desk:
         if not len(self.rows): raise BadInput("nothing is selected; circle some points first")
         return self.act(name_rows(self.labels, self.rows, name))
 
-    def merge(self, groups: Sequence[str], into: str) -> str:
+    def merge(self, groups: Sequence[str], into: str) -> str: # Names -> what happened
         "Groups become one label, whatever they were before"
         if self.by == "label": return self.act(merge_labels(self.labels, groups, into))
         codes, values = self.groups()
@@ -123,7 +123,7 @@ def split_in_two(
     "Part a label by two means in its latents"
     return desk.act(split_label(desk.labels, name, halves(latents_of(desk)[desk.labels.of_rows == name])))
 
-
+# %% ../nbs/60f_desk.ipynb #215e12e8
 def more_like(
     desk: Desk,
     n: int = 24, # Rows wanted

@@ -84,10 +84,10 @@ def _rasters() -> str:
     with rasterio.MemoryFile() as file:
         with file.open(driver="GTiff", height=4, width=4, count=1, dtype="uint8", transform=rasterio.transform.from_origin(0, 0, 2, 2)) as out: out.write(np.eye(4, dtype="uint8"), 1)
         with file.open() as back: total = int(back.read().sum())
-    if total != 4: raise PlanetlabError("a raster does not come back as it was written; install rasterio again")
+    if total != 4: raise PlanetlabError(f"a raster does not come back as it was written: sum {total}, wanted 4; install rasterio again")
     return f"GDAL {rasterio.__gdal_version__} writes and reads"
 
-
+# %% ../nbs/61d_doctor.ipynb #c7affa24
 def _kernel() -> str:
     from jupyter_client.kernelspec import KernelSpecManager
     found = KernelSpecManager().find_kernel_specs()

@@ -79,7 +79,7 @@ def retry_after(
     except ValueError:
         return 0.0
 
-
+# %% ../nbs/02a_download.ipynb #070aef44
 def _resume(url: str, file: RemoteFile, path: Path) -> tuple[int, dict, int | None]: # Bytes here; headers; all, as it said before
     "Ask for the rest, if there is a way to know that it is the rest of the same file"
     part, note = _hidden(path, "part"), _hidden(path, "note")
@@ -125,7 +125,7 @@ def _in_memory(r: httpx.Response, url: str, mark: str, total: int, path: Path) -
             _hidden(path, "part").write_bytes(data)
     return bytes(data)
 
-
+# %% ../nbs/02a_download.ipynb #54eee6a2
 def _request(client: httpx.Client, url: str, file: RemoteFile, path: Path, small: int) -> Iterator[Step]:
     "One request; what it brings is on the disk when it is told of. Returns True if it went on from an earlier part; up to `small`, the bytes"
     part, (here, headers, before) = _hidden(path, "part"), _resume(url, file, path)
@@ -233,7 +233,7 @@ def iter_download(
     failed.answers, failed.passing = tuple(answers), passing
     raise failed
 
-
+# %% ../nbs/02a_download.ipynb #c199d54d
 def noted_hash(
     path: str | Path, # A file that `iter_download` has brought, or found
 ) -> str: # `sha256:…`, to paste

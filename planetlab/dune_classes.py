@@ -93,7 +93,7 @@ class Texts:
 # %% ../nbs/04a_dune_classes.ipynb #09972fbb
 def hashed_words(
     texts: Sequence[str], # K texts
-    size: int = 512,      # D
+    size: int = 512,      # D, numbers kept per text
 ) -> np.ndarray: # (K, D) float32, each row of length 1
     "Which words a text holds; needs no file and no network"
     from sklearn.feature_extraction.text import HashingVectorizer

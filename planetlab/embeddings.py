@@ -40,8 +40,8 @@ def _squares(stored: np.ndarray) -> np.ndarray: # int8 to float32, `_FULL` times
 
 
 def dequantise(
-    stored: np.ndarray, # Any shape, int8
-) -> np.ndarray: # Same shape, float32 in -1 to 1; NaN for -128
+    stored: np.ndarray, # (64, H, W) int8, or any shape
+) -> np.ndarray: # (64, H, W) float32 in -1 to 1; NaN for -128
     "What bytes of the public coding stand for"
     if stored.dtype != np.int8:
         raise BadInput(f"got {stored.dtype}; the public coding is int8, with -128 for no data: read the file without scaling it")
@@ -62,7 +62,7 @@ def _check_lengths(length: np.ndarray, what: str) -> None:
             "these are no unit vectors: read the file as it was delivered, without stretch or normalisation by band")
     raise BadInput(f"{what}: {off.sum()} of {length.size} vectors have another length than 1 (median {middle:.3g}); {hint}")
 
-
+# %% ../nbs/17d_embeddings.ipynb #d9be78ca
 def unit_vectors(
     pixels: np.ndarray, # (64, H, W) as stored: int8 in the public coding, or floats
     valid: np.ndarray,  # (H, W) bool, True where `pixels` is data
@@ -122,7 +122,7 @@ def mosaic_grid(
     right, bottom = np.ceil(np.subtract(~home.transform @ (east, south), 1e-3)).astype(int)
     return home.window(Window(int(left), int(top), int(right - left), int(bottom - top)))
 
-
+# %% ../nbs/17d_embeddings.ipynb #001fae1b
 def pixel_shift(
     first: Grid,  # Any
     second: Grid, # Any; south up or north up
@@ -194,7 +194,7 @@ def _checked_bounds(bounds: tuple[float, float, float, float]) -> None:
         raise BadInput(f"bounds {tuple(bounds)}; give west, south, east, north in degrees; "
                        "ask on either side of 180 degrees apart")
 
-
+# %% ../nbs/17d_embeddings.ipynb #0d829d52
 def public_files(
     index: str | Path, # The downloaded index
     bounds: tuple[float, float, float, float], # West, south, east, north, degrees

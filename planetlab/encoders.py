@@ -29,7 +29,7 @@ def _members(params: dict) -> dict[str, Representation]: # Folder -> part
     several = {k: params[k] if isinstance(params[k], (list, tuple)) else [params[k]] for k in PARTS if k in params}
     return {f"{k}{i}": part for k, each in several.items() for i, part in enumerate(each)}
 
-
+# %% ../nbs/47b_encoders.ipynb #8b9e3af5
 def save_representation(
     folder: str | Path,   # Made if missing
     fitted: Representation,

@@ -39,7 +39,7 @@ class RunView(NamedTuple):
     footprints: gpd.GeoDataFrame | None = None # Outlines in the body's own coordinate system
     z: np.ndarray | None = None   # (N, D) latents
 
-
+# %% ../nbs/60_explore.ipynb #9e3d789a
 def open_run(
     folder: str | Path, # A run folder
 ) -> RunView:
@@ -59,7 +59,7 @@ def open_run(
 # %% ../nbs/60_explore.ipynb #1a16113c
 def show_latents(
     view: RunView, # From `open_run`
-) -> np.ndarray: # Two axes
+) -> np.ndarray: # (2,) axes
     "The latent map by cluster and by type"
     xy = view.table[["map_x", "map_y"]].to_numpy()
     types = sorted(view.table.type.unique())

@@ -26,32 +26,32 @@ from .values import Reader, as_int, clean_text, is_said
 
 # %% ../nbs/14d_feeds.ipynb #9a38f89e
 class Problem(NamedTuple):
-    kind: str
-    field: str = ""
-    id: str = ""
-    value: str = ""
+    kind: str       # What is wrong, in a word
+    field: str = "" # Where; empty if it is the whole item
+    id: str = ""    # Of the photograph, if it is known
+    value: str = "" # What stood there
 
 
 class Page(NamedTuple):
     "What one answer of a source held"
-    records: list[Record]
-    problems: list[Problem]
+    records: list[Record]     # Readable ones, in its order
+    problems: list[Problem]   # What was odd or left out
     items: int = 0            # Listed in it, readable or not
     total: int | None = None  # In all pages, as the source says
     more: bool | None = None  # Whether there are more, as the source says
 
 
 def tally(
-    problems: Iterable[Problem],
+    problems: Iterable[Problem], # Of any pages
 ) -> pd.DataFrame: # A row per kind and field: n, and an example's id and value
     "Problems added up, most frequent first"
     frame = pd.DataFrame(list(problems), columns=Problem._fields, dtype="string")
     counted = frame.groupby(["kind", "field"], sort=False).agg(n=("id", "size"), id=("id", "first"), value=("value", "first"))
     return counted.sort_values("n", ascending=False, kind="stable").reset_index()
 
-
+# %% ../nbs/14d_feeds.ipynb #9d120064
 def gather(
-    pages: Iterable[Page],
+    pages: Iterable[Page], # Of one source, in their order
 ) -> Page: # All of them as one
     "Records and problems of many pages"
     pages = list(pages)
@@ -62,7 +62,7 @@ def gather(
 @dataclass(frozen=True)
 class Feed:
     "A service that lists images as JSON"
-    name: str
+    name: str                                                # Written to `Record.source`
     mission: str                                             # Unless an item says another
     fields: dict[str, Reader | None]                         # Path in an item, as "camera.instrument", to its reader
     request: Callable[[int | None, int], tuple[str, dict]]   # Sol (None: all) and page from 0, to an address and its query
@@ -80,8 +80,8 @@ class Feed:
 
 class Source(Protocol):
     "What an archive asks of a service, a folder or anything else that lists images"
-    name: str
-    mission: str
+    name: str    # Written to `Record.source`
+    mission: str # Unless a photograph says another
     def latest_sol(self, client: httpx.Client, patience: "Patience | None" = None) -> int: ...
     def iter_pages(self, client: httpx.Client, sol: int | None = None, patience: "Patience | None" = None) -> Iterator[Page]: ...
 
@@ -93,7 +93,7 @@ def _flat(item: dict, known: set[str], path: str = "") -> Iterator[tuple[str, ob
         if isinstance(value, dict) and any(k.startswith(f"{here}.") for k in known): yield from _flat(value, known, f"{here}.")
         else: yield here, value
 
-
+# %% ../nbs/14d_feeds.ipynb #945058dc
 def _values(feed: Feed, item: dict, page: str) -> tuple[dict, list[Problem]]:
     "Fields of a record, and what was odd"
     known = set(feed.fields)
@@ -181,9 +181,9 @@ def _ask(client: httpx.Client, url: str, query: dict, read: Callable) -> tuple[o
 # %% ../nbs/14d_feeds.ipynb #6ce931a2
 def fetch_page(
     client: httpx.Client, # Timeout, headers and politeness are its own
-    url: str,
+    url: str,             # Without the query
     query: dict,          # Name -> value
-    patience: Patience | None = None,
+    patience: Patience | None = None, # With a server that fails; none if None
     read: Callable[[bytes], object] = json.loads, # What makes a page of bytes; raises ValueError if it is none
 ) -> tuple[object, str]: # The page, and the address it came from in the end
     "Ask until a page comes; raises `FetchFailed` with each answer in `answers`"
@@ -219,9 +219,9 @@ def _one_reading(feed: Feed, client: httpx.Client, sol: int | None, patience: Pa
 # %% ../nbs/14d_feeds.ipynb #980f9dad
 def iter_pages(
     feed: Feed,
-    client: httpx.Client,
+    client: httpx.Client,   # Timeout, headers and politeness are its own
     sol: int | None = None, # None: the whole mission, read once
-    patience: Patience | None = None,
+    patience: Patience | None = None, # As in `fetch_page`
 ) -> Iterator[Page]: # Each record once
     "The records of a sol page by page; nothing happens until you loop over it"
     seen: dict[str, Record] = {}
@@ -243,11 +243,11 @@ def iter_pages(
         if len(totals) < 2 and (not twice or reading and not new): return # nothing moved meanwhile
     if sol is not None: yield Page([], [Problem("moving", value=f"sol {sol}, {len(seen)} images")])
 
-
+# %% ../nbs/14d_feeds.ipynb #ab31f31c
 def latest_sol(
     feed: Feed,
-    client: httpx.Client,
-    patience: Patience | None = None,
+    client: httpx.Client, # As in `iter_pages`
+    patience: Patience | None = None, # As in `fetch_page`
 ) -> int: # The newest sol that the service lists
     "How far the mission is"
     if not feed.newest: raise BadInput(f"{feed.name} does not tell its newest sol; give the sols yourself")

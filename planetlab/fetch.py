@@ -23,11 +23,11 @@ from .download import FetchFailed, RemoteFile, iter_download, noted_hash
 @dataclass(frozen=True)
 class Source:
     "A public dataset: where it is from, on which terms, and what is known of it"
-    title: str
+    title: str    # Its publishers' name of it
     page: str     # A person's way to it
-    licence: str
+    licence: str  # Terms of use, in a few words
     credit: str   # To be printed beside results
-    files: tuple[RemoteFile, ...]
+    files: tuple[RemoteFile, ...] # Where each lies, and its hash
     counts: str   # As its publishers state them
     caution: str  # What was not verified
 
@@ -39,7 +39,7 @@ def _at(
 ) -> tuple[RemoteFile, ...]:
     return (RemoteFile(name, urls, None, page),)
 
-
+# %% ../nbs/03_fetch.ipynb #3485378b
 def _github(
     repository: str, # owner/name
     commit: str,     # 40 digits
@@ -49,9 +49,11 @@ def _github(
     return _at(f"{home}/tree/{commit}", f"{repository.split('/')[1]}-{commit[:7]}.zip", f"{home}/archive/{commit}.zip",
                f"https://codeload.github.com/{repository}/zip/{commit}")
 
-# %% ../nbs/03_fetch.ipynb #3485378b
+# %% ../nbs/03_fetch.ipynb #d5231074
 _NASA = "not under copyright where NASA's own (credit line asked for)"
 _UNSEEN = "Addresses, licence and counts are taken from public documents; none was opened when this table was written."
+
+# %% ../nbs/03_fetch.ipynb #9d10f6db
 SOURCES = {
     "msl_curiosity_v1": Source(
         "Mars surface image (Curiosity rover) labeled data set, version 1", "https://doi.org/10.5281/zenodo.1049137",
@@ -142,7 +144,7 @@ def _files_of(
     if len(files) > 1: raise BadInput(f"{name} has {len(files)} files, and one hash was given; leave it away")
     return folder, (replace(files[0], hash=hash.lower()),)
 
-
+# %% ../nbs/03_fetch.ipynb #235bf8a9
 def _locked(folder: Path) -> dict[str, dict]: # Name of a file -> its "bytes" and "sha256"
     "What was noted at the first fetch; nothing before it"
     if not (folder / LOCK).exists(): return {}

@@ -87,7 +87,7 @@ def read_folder(
     where = {"path": [str(folder / f) for f in files]} if folder.is_dir() else {"path": str(folder), "member": files}
     return image_table(_fair(pd.DataFrame({"id": files, **where, "name": kinds if names or (names is None and classes) else "", "group": _groups(files, group), "split": split})))
 
-
+# %% ../nbs/17b_folders.ipynb #8a505992
 def _fair(
     rows: pd.DataFrame, # With `group` and `split`
 ) -> pd.DataFrame: # `split` is empty where a group lies in several
@@ -117,7 +117,7 @@ def locate_images(
     if lost: raise Corrupt(f"{len(lost)} of {len(files)} listed images are not in {folder}, the first is {lost[0]}; download the set again, or correct the list")
     return where
 
-
+# %% ../nbs/17b_folders.ipynb #eca6501a
 def read_rows(
     path: Path,             # .csv, .tsv or .parquet
     columns: Sequence[str], # That it must have
@@ -128,7 +128,7 @@ def read_rows(
     if not {*columns} <= {*rows}: raise Corrupt(f"{path} has columns {list(rows)}; wanted {list(columns)}")
     return rows
 
-# %% ../nbs/17b_folders.ipynb #eca6501a
+# %% ../nbs/17b_folders.ipynb #6225f132
 def _labels(t: pd.DataFrame) -> pd.DataFrame: # With `name` and, if they are numbers, `label`
     "Labels in numbers or in words, and whether they agree"
     if "label" not in t: return t
@@ -141,7 +141,7 @@ def _labels(t: pd.DataFrame) -> pd.DataFrame: # With `name` and, if they are num
     if twice.any(): raise BadInput(f"label {twice.idxmax()} is called {' and '.join(sorted(set(t.name[t.label == twice.idxmax()]))[:2])}; one number, one name")
     return t
 
-
+# %% ../nbs/17b_folders.ipynb #ca14e7f8
 def read_table(
     path: str | Path, # .csv, .tsv or .parquet, one row per image
 ) -> pd.DataFrame: # Image table; other columns are kept

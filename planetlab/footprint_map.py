@@ -48,7 +48,7 @@ def footprint_centres(
     x, y, z = (np.bincount(owner[ring[1:]], long * v, len(footprints)) for v in (at[1:] + at[:-1]).T)
     return np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y)))
 
-
+# %% ../nbs/60e_footprint_map.ipynb #4ba1a7fe
 def footprint_corners(
     footprints: Sequence[shapely.Geometry], # (N,) longitude and latitude in degrees
 ) -> tuple[np.ndarray, np.ndarray]: # (K,) degrees east, (K,) degrees north
@@ -69,13 +69,17 @@ class Chart(NamedTuple):
 def _name(lon: float, lat: float) -> str: return f"{meridian(lon)}, {parallel(lat)}"
 
 
-def meridian(lon: float) -> str:
+def meridian(
+    lon: float, # Degrees east
+) -> str:
     "A longitude as maps say it"
     lon = round(float(wrap_lon(lon)), 6)
     return f"{abs(lon):g}°" + ("" if lon in (0, -180) else " E" if lon > 0 else " W")
 
-
-def parallel(lat: float) -> str:
+# %% ../nbs/60e_footprint_map.ipynb #7883bf04
+def parallel(
+    lat: float, # Degrees north
+) -> str:
     "A latitude as maps say it"
     return f"{abs(round(lat, 6)):g}°" + ("" if not lat else " N" if lat > 0 else " S")
 
@@ -90,7 +94,7 @@ def _emptiest(lon: np.ndarray) -> float: # Middle of a map whose edges are in th
     widest = gaps.argmax()
     return 0.0 if gaps[widest] < 20 else float(wrap_lon(np.round(turn[widest] + gaps[widest] / 2 + 180)))
 
-# %% ../nbs/60e_footprint_map.ipynb #7883bf04
+# %% ../nbs/60e_footprint_map.ipynb #5e9598b1
 def choose_charts(
     lon: np.ndarray, # (N,) degrees east, of places or of `footprint_corners`
     lat: np.ndarray, # (N,) degrees north
@@ -110,7 +114,7 @@ def choose_charts(
     poles = [_around(f"{n} pole", body, 0.0, s * 90.0, 45.0) for n, s in (("north", 1), ("south", -1)) if (s * np.asarray(lat) > 60).any()]
     return [Chart("whole body", body, CRS.from_wkt(whole), lon0, 0.0, 180.0), *poles]
 
-
+# %% ../nbs/60e_footprint_map.ipynb #a153346f
 def project(
     chart: Chart,
     lon: np.ndarray, # (N,) degrees east
@@ -163,7 +167,7 @@ def _meridians(chart: Chart, step: float) -> np.ndarray: # Degrees
     lons = np.arange(np.ceil((chart.lon - wide) / step), np.floor((chart.lon + wide) / step) + 1) * step
     return lons[lons < chart.lon - wide + 359.9] if wide == 180 and chart.reach < 180 else lons
 
-
+# %% ../nbs/60e_footprint_map.ipynb #f558dd13
 def graticule(
     chart: Chart,
 ) -> Graticule:

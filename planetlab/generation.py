@@ -78,7 +78,7 @@ def fid(
 
 def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray: return (a @ b.T / a.shape[1] + 1) ** 3
 
-
+# %% ../nbs/49c_generation.ipynb #a11a5cb5
 def kid(
     a: np.ndarray, # (N, D) features
     b: np.ndarray, # (M, D) features
@@ -105,7 +105,7 @@ def _own(z: np.ndarray, groups: Sequence) -> np.ndarray: # (1 + G,) mean over pa
     left = len(z) - n
     return np.r_[k.sum() / (len(z) * (len(z) - 1)), (k.sum() - 2 * rows + inside) / (left * (left - 1)).clip(1)]
 
-
+# %% ../nbs/49c_generation.ipynb #f7c1cd7e
 def kid_interval(
     a: np.ndarray,      # (N, D) features
     b: np.ndarray,      # (M, D) features

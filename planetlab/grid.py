@@ -61,7 +61,7 @@ def res_m(
 ) -> float: # Metres per pixel: the geometric mean of both directions
     "Size of a pixel at the map's true scale"
     if grid.crs is None:
-        raise MissingCRS("the grid has no CRS, so its pixels have no size; georeference the raster first")
+        raise MissingCRS(f"the grid of {grid.height} x {grid.width} px has no CRS, so its pixels have no size; georeference the raster first")
     unit_m = np.radians(1) * body.equatorial_m if grid.crs.is_geographic else grid.crs.linear_units_factor[1]
     return float(np.sqrt(abs(grid.transform.determinant)) * unit_m)
 
@@ -94,7 +94,7 @@ def _over_pole(
     around = order[(lon[order] > -180) & (lon[order] < 180)] # in the order of longitude, so that no two edges cross
     return Polygon([(-180, pole), (-180, edges[0]), *zip(lon[around], lat[around]), (180, edges[1]), (180, pole)])
 
-
+# %% ../nbs/04_grid.ipynb #1d1eff85
 def footprint(
     grid: Grid,      # With a CRS
     body: Body,      # The world it lies on
@@ -102,7 +102,7 @@ def footprint(
 ) -> Polygon: # Longitude and latitude, degrees; longitudes run on past 180 rather than jump; over a pole, the cap
     "The outline of a grid on its body"
     if grid.crs is None:
-        raise MissingCRS("the grid has no CRS, so it has no footprint; georeference the raster first")
+        raise MissingCRS(f"the grid of {grid.height} x {grid.width} px has no CRS, so it has no footprint; georeference the raster first")
     t = np.linspace(0, 1, points, endpoint=False)
     cols = np.concatenate([t, 0 * t + 1, 1 - t, 0 * t, [0]]) * grid.width
     rows = np.concatenate([0 * t, t, 0 * t + 1, 1 - t, [0]]) * grid.height

@@ -27,7 +27,7 @@ def _plain(element: ElementTree.Element) -> dict | str:
         out[name if name not in out else f"{name}_{len(out)}"] = _plain(child)
     return out
 
-
+# %% ../nbs/09_headers.ipynb #f0d2cf4a
 def read_header(
     src: DatasetReader, # An open raster
 ) -> dict: # Nested, in the product's own spelling; a number with a unit is {"value": …, "unit": …}
@@ -67,7 +67,7 @@ def look_up(
                 return value, str(unit)
     return None, ""
 
-
+# %% ../nbs/09_headers.ipynb #f0602f92
 def _number(header: dict, *keys: str, within: str = "") -> float | None:
     "A value as a number; None if there is none"
     try: return float(look_up(header, *keys, within=within)[0])
@@ -93,7 +93,7 @@ def _metres(header: dict, *keys: str) -> float | None:
     if unit.startswith(("pix", "deg")): return None
     return value * (1000 if unit.startswith(("km", "kilo")) else 1)
 
-
+# %% ../nbs/09_headers.ipynb #94f75a64
 def viewing_of(
     header: dict, # From `read_header`
 ) -> Viewing: # Of Nones if nothing is known
@@ -132,7 +132,7 @@ def _stored(value: object, dtype: str) -> float | None:
     except (ValueError, OverflowError):
         return None
 
-
+# %% ../nbs/09_headers.ipynb #c94d6f8e
 def specials_of(
     header: dict,     # From `read_header`
     dtype: str,       # Of the stored numbers
@@ -154,7 +154,7 @@ class Physical:
     offset: tuple[float, ...] = (0.0,) # One per band, or one for all
     unit: str = UNCALIBRATED           # Of the quantity
 
-
+# %% ../nbs/09_headers.ipynb #7079acb0
 MAGELLAN = Physical((0.2,), (-20.2,), "dB above Muhleman's law") # Of DN 1 to 251; DN 0 is no data
 
 

@@ -26,8 +26,8 @@ from .core import BadInput, Corrupt, digest, file_stamp, read_json, write_json
 
 # %% ../nbs/17a_images.ipynb #366f2b6f
 def to_8bit(
-    counts: np.ndarray, # Any shape and number type; NaN becomes 0
-) -> np.ndarray: # Same shape, uint8
+    counts: np.ndarray, # (..., H, W) of any number type; NaN becomes 0
+) -> np.ndarray: # (..., H, W) uint8
     "Counts to 8 bits, without wrapping: by bit depth if whole and not negative, else from lowest to highest"
     if counts.dtype == np.uint8: return counts
     finite = np.isfinite(counts)
@@ -82,7 +82,7 @@ def _colour(
     if channels in (2, 4): img = np.rint(img[..., :-1] * (img[..., -1:] / 255)).astype("uint8")
     return np.ascontiguousarray(np.repeat(img, 3, 2) if channels < 3 else img[..., :3])
 
-
+# %% ../nbs/17a_images.ipynb #243d3c91
 def _decode(raw: bytes, name: str, most_px: int) -> np.ndarray: # (H, W, 3) uint8
     with warnings.catch_warnings(action="ignore"):
         try: img = Image.open(BytesIO(raw))
@@ -176,7 +176,7 @@ def _to_file(files: Sequence[tuple], out: Path, batch: int, **how) -> list[tuple
     finish(work, out, _join)
     return problems
 
-
+# %% ../nbs/17a_images.ipynb #a4b8e02a
 def stack_images(
     files: Sequence[tuple], # N of (path, member)
     size: int,              # Side of every image, px

@@ -37,7 +37,7 @@ def products(
                                  "windows; see the chapter on structures for all forms")
     return sorted({parse_name(n).product for n in names})
 
-
+# %% ../nbs/19_inputs.ipynb #7d54788b
 def read_catalog(
     folder: str | Path,  # Mosaics with catalogues, published windows, or images with labels
     reach: float = 1.7,  # Width of a window on a mosaic, published diameters
@@ -86,7 +86,7 @@ def cut_tiles(
         tiles.append((tile.pixels, tile.valid))
     return tiles
 
-
+# %% ../nbs/19_inputs.ipynb #59fafa33
 def cut_stack(
     table: pd.DataFrame, # From `read_catalog`
     names: Sequence[str], # C of `products`
@@ -187,7 +187,7 @@ def measure_registration(
     size: int = 128,     # Side of a window, px
 ) -> pd.DataFrame: # Two rows per window: id, pair ("own place", "another place"), east_km, north_km, correlation, confidence
     "How far the heights lie from the radar image of the same ground"
-    if "width_m" not in table or _form(table) != "mosaics": raise BadInput("only mosaics lie on known ground; give a table read from sar.tif and topo.tif")
+    if "width_m" not in table or _form(table) != "mosaics": raise BadInput(f"only mosaics lie on known ground, not {_form(table)}; give a table read from sar.tif and topo.tif")
     wide = table.sort_values(["width_m", "id"], ascending=[False, True]).head(n)
     tiles = [[structure_tile(row, Path(row.folder), p, size) for p in ("sar", "topo")] for row in wide.itertuples()]
     slopes = [facing_slope(heights) for _, heights in tiles]

@@ -47,7 +47,7 @@ def _lengths(
     corners, of = shapely.get_coordinates(hulls, return_index=True)
     return np.array([pdist(c).max() for c in np.split(corners, np.searchsorted(of, np.arange(1, n)))]) if n else np.zeros(0)
 
-
+# %% ../nbs/51b_instances.ipynb #b775aa74
 def _touching(
     numbers: np.ndarray, # (H, W) int, 0 … n
     n: int,              # How many
@@ -60,12 +60,12 @@ def _touching(
         found[wide[both]] = found[other[both]] = True
     return found[1:]
 
-# %% ../nbs/51b_instances.ipynb #b775aa74
+# %% ../nbs/51b_instances.ipynb #b7470549
 _PROPS = {"area": "n_px", "bbox-0": "top", "bbox-1": "left", "bbox-2": "bottom", "bbox-3": "right", "centroid-0": "row", "centroid-1": "col",
           "equivalent_diameter_area": "diameter_px", "axis_major_length": "major_px", "axis_minor_length": "minor_px",
           "orientation": "orientation_deg", "eccentricity": "eccentricity"}
 
-
+# %% ../nbs/51b_instances.ipynb #97067db1
 def list_instances(
     ids: np.ndarray,     # (H, W) int, a number for each rock, 0 for none
     labels: np.ndarray,  # (H, W) int class ids
@@ -108,7 +108,7 @@ def _split(
     whole = np.where(bare, numbers + cut.max(), cut)
     return np.where(numbers > 0, label(whole * (numbers.max() + 1) + numbers, background=0, connectivity=2), 0) # no piece in two regions
 
-
+# %% ../nbs/51b_instances.ipynb #95d9b9ec
 def find_instances(
     labels: np.ndarray,     # (H, W) int class ids
     classes: Sequence[int], # Ids of rock
@@ -163,7 +163,7 @@ def to_metres(
 ) -> Instances: # Table with area_m2, diameter_m, length_m and, with `range_m`, range_m (median); NaN where the range is unknown
     "Sizes in metres, from a map scale or from ranges"
     if (res_m is None) == (range_m is None) or (range_m is None) != (focal_px is None):
-        raise BadInput("give either `res_m`, or `range_m` and `focal_px`; without one of them no size in metres is known")
+        raise BadInput(f"res_m {res_m}, range_m {'None' if range_m is None else 'given'}, focal_px {focal_px}; give either `res_m`, or `range_m` and `focal_px`; without one of them no size in metres is known")
     t = found.table
     if res_m is not None: return Instances(found.ids, t.assign(area_m2=t.n_px * res_m**2, diameter_m=t.diameter_px * res_m, length_m=t.length_px * res_m))
     if np.shape(range_m) != found.ids.shape: raise BadInput(f"ranges {np.shape(range_m)} and image {found.ids.shape}; give one range per pixel")
@@ -262,7 +262,7 @@ def _quality(
     over = (tp + fp, tp + fn, tp + (fp + fn) / 2, tp, tp + (fp + fn) / 2)
     return np.stack([np.divide(a, b, out=np.full(np.shape(b), np.nan), where=b > 0) for a, b in zip((tp, tp, tp, iou, iou), over)], -1)
 
-
+# %% ../nbs/51b_instances.ipynb #c51686aa
 def _part(
     rows: pd.DataFrame, # Of `match_instances`, with `of`: number of the group
     times: np.ndarray,  # (draws, G) how often each group is drawn
@@ -279,11 +279,11 @@ def _part(
         medians.append([_median(values, t[g]) for t in times])
     return np.c_[_quality(times @ sums), np.transpose(medians)]
 
-# %% ../nbs/51b_instances.ipynb #c51686aa
+# %% ../nbs/51b_instances.ipynb #979eb680
 SCORES = ("precision", "recall", "f1", "mean_iou", "panoptic_quality", "size_error", "size_bias")
 PARTS = {"is_small": "too small", "touches_edge": "touches edge", "touches_rock": "touches rock", "is_occluded": "occluded"}
 
-
+# %% ../nbs/51b_instances.ipynb #830cd530
 def instance_scores(
     matches: pd.DataFrame,    # Rows of `match_instances` or `match_boxes`, of all images
     protocol: str,            # What was judged: set, split, how it was grouped

@@ -49,7 +49,7 @@ class Labels:
 
     def of_row(self, i: int) -> str: return "" if self.codes[i] < 0 else self.names[self.codes[i]]
 
-
+# %% ../nbs/60d_labelling.ipynb #b6db44d5
 def start_labels(
     ids: Sequence[str], # (N,) of the rows
 ) -> Labels:
@@ -59,7 +59,7 @@ def start_labels(
     if again: raise BadInput(f"{len(again)} ids come twice, {again[0]!r} is one; labels are kept by id, make them unique")
     return Labels(ids, np.full(len(ids), -1, "int32"))
 
-# %% ../nbs/60d_labelling.ipynb #b6db44d5
+# %% ../nbs/60d_labelling.ipynb #d9170db2
 def clean_name(
     name: str, # As typed
 ) -> str: # Without space around it, with single spaces inside
@@ -84,7 +84,7 @@ def _rows(labels: Labels, rows: Sequence[int]) -> np.ndarray: # Each once, ascen
     if len(rows) and not 0 <= rows[0] <= rows[-1] < len(labels.ids): raise BadInput(f"rows {rows[0]} to {rows[-1]} of {len(labels.ids)}; count from 0")
     return rows
 
-
+# %% ../nbs/60d_labelling.ipynb #59e05dd9
 def _known(labels: Labels, names: Sequence[str]) -> list[int]: # Codes
     used = set(np.unique(labels.codes).tolist())
     have = {n: i for i, n in enumerate(labels.names) if i in used}
@@ -127,7 +127,7 @@ def split_label(
     kept = (*labels.names, *(n for n in new if n not in labels.names))
     return _changed(labels, f"{name!r} split in {len(np.unique(parts))}", rows, np.array([kept.index(n) for n in new])[parts], kept)
 
-
+# %% ../nbs/60d_labelling.ipynb #6ff09477
 def halves(
     z: np.ndarray, # (K, D) latents of the rows to be split, K of 2 or more
 ) -> np.ndarray: # (K,) 0 or 1; 0 is the larger half
@@ -196,7 +196,7 @@ def _left_out(head, x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> float: 
     if any(len(np.unique(y[learn])) < len(np.unique(y)) for learn, _ in folds): return np.nan
     return float((cross_val_predict(head, x, y, cv=folds) == y).mean())
 
-
+# %% ../nbs/60d_labelling.ipynb #ac56549e
 def spread_labels(
     labels: Labels,
     z: np.ndarray, # (N, D) latents, finite
@@ -228,12 +228,13 @@ def accept_spread(
 
 # %% ../nbs/60d_labelling.ipynb #51a9f5cb
 def _placed(t: pd.DataFrame, footprints: gpd.GeoDataFrame) -> gpd.GeoDataFrame: # A row per label and footprint
-    if "id" not in footprints or not t.id.isin(footprints.id).all(): raise BadInput("footprints lack ids that have a label; give those of the same run")
+    gone = t.id if "id" not in footprints else t.id[~t.id.isin(footprints.id)]
+    if len(gone): raise BadInput(f"footprints lack {len(gone)} of {len(t)} ids that have a label, e.g. {gone.iloc[0]!r}; give those of the same run")
     shapes = footprints.set_index("id").geometry.loc[t.id]
     codes = {n: i for i, n in enumerate(dict.fromkeys(sorted(t.label)))}
     return gpd.GeoDataFrame(t.assign(class_id=t.label.map(codes), name=t.label), geometry=shapes.to_numpy(), crs=footprints.crs)
 
-
+# %% ../nbs/60d_labelling.ipynb #00017de7
 def write_labels(
     path: str | Path, # .csv, .parquet or .gpkg
     labels: Labels,

@@ -87,7 +87,7 @@ def write_latents(
         if done != len(ids) or not writer: raise BadInput(f"{done} descriptions for {len(ids)} ids; encode the catalog that the ids came from")
         writer.close()
 
-
+# %% ../nbs/40_latents.ipynb #a3d55beb
 def read_latents(
     path: str | Path, # Written by `extract_latents` or `write_latents`
 ) -> tuple[pd.DataFrame, dict]: # One row per structure with `id` and named numbers; where they came from
@@ -115,7 +115,7 @@ def _whole_structures(
 ) -> list[tuple[int, int]]: # First chip, and the one behind the last
     "Cut a list of chips into parts where a structure ends"
     starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
-    if len(np.unique(ids)) < len(starts): raise BadInput("the chips of a structure are scattered; sort them by id")
+    if len(np.unique(ids)) < len(starts): raise BadInput(f"the chips of a structure are scattered: {len(np.unique(ids))} ids in {len(starts)} pieces; sort them by id")
     ends = np.r_[starts[1:], len(ids)]
     cuts = [0]
     while cuts[-1] < len(ids): cuts.append(int(ends[max(np.searchsorted(ends, cuts[-1] + part, "right") - 1, np.searchsorted(ends, cuts[-1], "right"))]))

@@ -41,7 +41,7 @@ def _ring(xy: np.ndarray, crs: CRS, body: Body) -> shapely.Geometry: # Between -
     turns = range(int((lon.min() + 180) // 360), int((lon.max() + 180) // 360) + 1)
     return shapely.union_all([shapely.intersection(translate(shape, -360 * k), shapely.box(-180, -90, 180, 90)) for k in turns])
 
-
+# %% ../nbs/51a_layers.ipynb #3bdb3240
 def to_globe(
     shape: shapely.Geometry, # Polygon or multipolygon in map coordinates
     crs: CRS,                # Of the map
@@ -110,7 +110,7 @@ def _write_gpkg(path: Path, tables: Iterable[gpd.GeoDataFrame], layer: str, colo
     write_dataframe(pd.DataFrame([row]), path, layer="layer_styles", append=True)
     return n
 
-
+# %% ../nbs/51a_layers.ipynb #123c7bb2
 def _write_geojson(path: Path, objects: gpd.GeoDataFrame, body: Body) -> None:
     "Objects in degrees, saying which world they are on"
     crs = CRS.from_wkt(objects.crs.to_wkt())

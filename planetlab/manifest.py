@@ -40,7 +40,7 @@ def _lines(archive: Archive, query: Query) -> Iterator[tuple[bytes, int]]: # Eac
             known = {k: v for k, v in zip(_KEPT, row) if v not in (None, "")}
             yield json.dumps(known, ensure_ascii=False).encode() + b"\n", known["n_bytes"]
 
-
+# %% ../nbs/16d_manifest.ipynb #8c53f37c
 def write_manifest(
     archive: Archive,
     path: str | Path,       # File to write; compressed if it ends in .gz
@@ -61,7 +61,7 @@ def write_manifest(
 # %% ../nbs/16d_manifest.ipynb #2c618e27
 class Thawed(NamedTuple):
     "What a manifest meant for an archive"
-    frozen: Frozen
+    frozen: Frozen # The manifest as it was read
     here: int   # Already here, the same bytes
     wanted: int # To be fetched
     different: tuple[str, ...] # Ids that are here with other bytes
@@ -75,7 +75,7 @@ def _row(line: bytes) -> tuple[Record, int, str]: # The photograph, its size in 
     empty = Record("-" if not known.get("mission") else known["mission"], known.get("id"))
     return from_row(tuple(known.get(c, getattr(empty, c) if not c.endswith(("urls", "previews")) else "") for c in COLUMNS)), size, sha
 
-
+# %% ../nbs/16d_manifest.ipynb #07bf5129
 def _checked(path: str | Path) -> Iterator[tuple[Record, int, str]]:
     "The rows of a manifest, with `Corrupt` in the end if they are not all of them as they were written"
     n, n_bytes, sha, before = 0, 0, hashlib.sha256(), b""
@@ -124,7 +124,7 @@ def _problem(path: Path, sha256: str) -> str:
     try: return "" if file_digest(path) == sha256 else "changed"
     except Corrupt: return "gone" if not path.exists() else "cannot be read"
 
-
+# %% ../nbs/16d_manifest.ipynb #35b79928
 def iter_verify(
     archive: Archive,
     query: Query = Query(), # Of what is here, only these; all if left out

@@ -48,10 +48,10 @@ def _suits(scene: Scene, predict: Predictor) -> None:
 @dataclass(frozen=True)
 class Mapping:
     "A scene, a model, what to make of its answers, and how: all that decides a map"
-    scene: Scene
-    predict: Predictor
-    outputs: tuple[Output, ...]
-    plan: MapPlan
+    scene: Scene                # What is mapped
+    predict: Predictor          # The model, as a callable
+    outputs: tuple[Output, ...] # Rasters to write
+    plan: MapPlan               # Tiles, margins, blending
 
     def __post_init__(self):
         _suits(self.scene, self.predict)
@@ -81,21 +81,25 @@ class Mapping:
         return {"scene": _stamp(self.scene), "plan": [plan.size, plan.margin, plan.ramp, plan.fade.__name__], "outputs": [o.about for o in self.outputs],
                 "model": {**p.about, "classes": list(p.classes), "stride": p.stride, "radius": p.radius}, "planetlab": __version__}
 
-
+# %% ../nbs/50c_maps.ipynb #a9a54ae0
 def _stamp(scene: Scene) -> list:
     "Name, size and date of a file, hash of an array; only the name of what is not on this machine"
     if scene.array is not None: return [digest([scene.array.tobytes().hex(), None if scene.gaps is None else scene.gaps.tobytes().hex()], 64)]
     return [Path(scene.path).name, str(scene.nodata), *file_stamp(scene.path)]
 
 # %% ../nbs/50c_maps.ipynb #ea6aab8e
-def as_input(predict: Predictor, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray: # (C, h, w) float32
+def as_input(
+    predict: Predictor, # Whose `scale` is asked
+    pixels: np.ndarray, # (C, h, w) counts
+    valid: np.ndarray,  # (h, w) bool, True where they hold data
+) -> np.ndarray: # (C, h, w) float32
     "Pixels as the model wants them"
     if predict.scale is None: x = (pixels if valid.all() else np.where(valid, pixels, 0)).astype("float32", copy=False)
     else: x = np.asarray(predict.scale(pixels, valid), "float32")
-    if not np.isfinite(x).all(): raise BadInput("the model's `scale` gave numbers that are not finite; it has to give some where not `valid` too")
+    if not np.isfinite(x).all(): raise BadInput(f"the model's `scale` gave {np.sum(~np.isfinite(x))} numbers that are not finite, of {x.size}; it has to give some where not `valid` too")
     return x
 
-
+# %% ../nbs/50c_maps.ipynb #afb450a6
 def _iter_rows(
     job: Mapping,         # What to do
     look: Callable,       # From `reader`
@@ -131,7 +135,7 @@ def _answers(job: Mapping, cols: Sequence[Span], x: np.ndarray) -> Iterator[np.n
         for i in range(0, len(alike), job.plan.batch):
             yield from job.predict(np.stack([x[:, :, c.start - left:c.stop - left] for c in alike[i:i + job.plan.batch]]))
 
-
+# %% ../nbs/50c_maps.ipynb #2b72d5ec
 def _strip(
     job: Mapping,         # What to do
     row: Span,            # Row of tiles
@@ -245,7 +249,7 @@ def _across(
             if k != n: _skip(f)
             else: yield Window(west, high[0], east - west, high[1]), np.load(f)
 
-
+# %% ../nbs/50c_maps.ipynb #f87412ee
 def _pieces(
     job: Mapping,          # What was done
     parts: Sequence[Path], # One for each of its blocks
@@ -287,7 +291,7 @@ def map_scene(
         yield Window(cols[0].first, rows[0].first, cols[-1].last - cols[0].first, rows[-1].last - rows[0].first)
     finish(blocks, folder / "item.json", partial(_put_together, job, folder))
 
-
+# %% ../nbs/50c_maps.ipynb #d6e02d62
 def _usual(classes: tuple[str, ...]) -> tuple[Output, ...]:
     "The class map, and where models disagree if the predictor says so"
     if classes[-1] != "spread": return (class_map(classes),)

@@ -45,7 +45,7 @@ def _lit(
     top = colours.max(-1, keepdims=True).astype("float32")
     return np.where(top > tolerance, np.rint(colours * (255 / np.maximum(top, 1))), 0).astype("uint8")
 
-
+# %% ../nbs/17c_masks.ipynb #8d8c3822
 def decode_palette(
     colours: np.ndarray, # (H, W, 3) uint8
     palette: Sequence[tuple[int, int, int]] = LUNAR_PALETTE, # RGB of class 0, 1, …
@@ -99,9 +99,9 @@ def _read_raster(path: str | Path) -> tuple[np.ndarray, np.ndarray]: # As `read_
     with warnings.catch_warnings(action="ignore"), rasterio.open(path) as src:
         return src.read([i for i, c in zip(src.indexes, src.colorinterp) if c != ColorInterp.alpha]), src.dataset_mask() > 0
 
-
+# %% ../nbs/17c_masks.ipynb #d01e2b2e
 def read_counts(
-    path: str | Path,
+    path: str | Path,  # Any raster or image file
     ids: bool = False, # A palette image gives its indices, not its colours
 ) -> tuple[np.ndarray, np.ndarray]: # (C, H, W) counts; (H, W) bool, False where transparent
     "An image as stored; raises `Corrupt` if it cannot be read whole"

@@ -77,7 +77,7 @@ def iter_scores(
         with torch.no_grad(): recon = redraw(x, valid)
         yield {**pixel_errors(recon, x, valid, span), "ssim": ssim(recon, x, valid, span)}
 
-
+# %% ../nbs/22_measure.ipynb #2841adb3
 def mean_scores(
     scores: Iterable[dict[str, Tensor]], # Each (B,); NaN is not counted
 ) -> pd.DataFrame: # One row per number: `mean`, `low` and `high` of its 95 % interval, `n`

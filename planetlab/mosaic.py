@@ -30,7 +30,7 @@ def _turn(scene: Scene) -> float:
     straight = np.abs(steps - step) < 1e-6 * abs(step) # all but the one where the map is cut open
     return 36 * abs(step) if straight.sum() >= 68 and np.ptp(rows, axis=1).max() < 1e-6 * abs(step) else 0.0
 
-
+# %% ../nbs/13_mosaic.ipynb #60045ca5
 def _corners(
     scene: Scene, # With a CRS
     grid: Grid,   # On the same body
@@ -65,7 +65,7 @@ def _strip(scene: Scene, top: int, height: int, left: int, width: int, n: int) -
         col = end
     return np.concatenate([t.pixels for t in parts], 2), np.concatenate([t.valid for t in parts], 1)
 
-
+# %% ../nbs/13_mosaic.ipynb #769856c2
 def _shrunk(
     scene: Scene,             # To read from
     corner: tuple[int, int],  # First row and column, px
@@ -120,7 +120,7 @@ def _span(values: np.ndarray, factor: int, limit: tuple[float, float]) -> tuple[
     first = int(np.floor(low)) - factor
     return first, max(int(np.ceil((high - first) / factor)), 0) + 2
 
-
+# %% ../nbs/13_mosaic.ipynb #774c8613
 def cut(
     scene: Scene, # With a CRS
     grid: Grid,   # The ground wanted, on the same body
@@ -173,7 +173,7 @@ def facing_slope(
     valid = np.isfinite(slope).all(0)
     return tile._replace(pixels=np.where(valid, slope, 0).astype("float32"), valid=valid)
 
-
+# %% ../nbs/13_mosaic.ipynb #9ab0b9a1
 def _correlation(a, in_a, b, in_b, reach):
     "Normalised cross-correlation of two images over what both have, for shifts of up to `reach` px"
     shape = [next_fast_len(n + reach, True) for n in a.shape]
@@ -197,7 +197,7 @@ def measure_shift(
     max_px: int = 12, # Largest shift to look for, px
 ) -> Shift:
     "How far two tiles of the same ground are out of register"
-    if first.grid != second.grid: raise BadInput("the tiles lie on different grids; `cut` both onto one")
+    if first.grid != second.grid: raise BadInput(f"the tiles lie on different grids, {first.grid} and {second.grid}; `cut` both onto one")
     if min(first.valid.sum(), second.valid.sum()) < 64:
         raise EmptyTile(f"{first.valid.sum()} and {second.valid.sum()} valid pixels are too few to compare; use a larger window")
     if not 1 <= max_px < min(first.grid.shape) // 2:

@@ -46,7 +46,7 @@ def _table(
     (t, ti), (c, ci) = (np.unique(v, return_inverse=True) for v in (classes, clusters))
     return np.bincount(ti * len(c) + ci, minlength=len(t) * len(c)).reshape(len(t), len(c)), t, c
 
-
+# %% ../nbs/48_naming.ipynb #70a13878
 def match_names(
     classes: Sequence,  # (N,) int, -1 unlabelled
     clusters: Sequence, # (N,) int, -1 noise
@@ -100,6 +100,8 @@ def _matched(
 
 
 def _one_to_one(table, noise=False): return _matched(table, noise)[0].sum(-1) / table.sum((-2, -1))
+
+# %% ../nbs/48_naming.ipynb #484796cf
 def _macro_f1(table, noise=False):
     right, said = _matched(table, noise)
     return _f1(right, table.sum(-1), said)
@@ -133,11 +135,11 @@ def _ami(table): # Against the mean of both entropies
 # %% ../nbs/48_naming.ipynb #b4487cdd
 class Score(NamedTuple):
     "A number with what it needs to be read"
-    value: float
+    value: float        # As `METRICS` define it
     k: int              # Clusters it was had with
     random: float       # Mean of random clusters of the same sizes
     low: float = np.nan # 95 % interval over groups; NaN if not asked
-    high: float = np.nan
+    high: float = np.nan # Its other end
 
     def __str__(self):
         sure = "" if np.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"
@@ -204,7 +206,7 @@ def _carried_f1(table, t, said):
     called = np.stack([table[..., np.flatnonzero(said == c)].sum((-2, -1)) for c in t], -1)
     return _f1(_hits(table, t, said), table.sum(-1), called)
 
-
+# %% ../nbs/48_naming.ipynb #018f62ce
 def score_called(
     classes: Sequence, # (N,) int, -1 unlabelled: left out
     said: Sequence,    # (N,) int, what each image is called; -1 for nothing, which is wrong

@@ -56,7 +56,7 @@ def fuse(
         raise BadInput(f"{np.sum(~np.isfinite(scores.to_numpy(float)))} scores are not finite; leave such images or rankers out")
     return np.sum([1 / (60 + rankdata(-scores[c])) for c in scores], 0)
 
-
+# %% ../nbs/49a_novelty.ipynb #9e097e36
 def rank_novelty(
     fitted: np.ndarray, # (M, D) features of what is known
     z: np.ndarray,      # (N, D) features to rank

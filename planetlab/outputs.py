@@ -75,7 +75,7 @@ def _pointwise(
         out[:, i:i + rows] = part.reshape(bands, -1, w)
     return out
 
-
+# %% ../nbs/50a_outputs.ipynb #21be6366
 def _softmax(
     x: np.ndarray,      # (K, n) float32 logits; a single row stands against 0
     temperature: float, # Logits are divided by it
@@ -176,7 +176,7 @@ def entropy(
     "How undecided every pixel is: Shannon's entropy, as a share of its greatest possible value"
     return _floats("entropy", _Entropy, temperature, ["entropy / greatest entropy"])
 
-
+# %% ../nbs/50a_outputs.ipynb #c33e07cd
 def confidence(
     temperature: float = 1.0, # Logits are divided by it
 ) -> Output: # float32, from 1 / K to 1, NaN where there is no answer
@@ -249,7 +249,7 @@ def _levels(grid: Grid, output: Output, block: int) -> tuple[list[int], int]: # 
     tiles = sum(-(-grid.height // (f * block)) * -(-grid.width // (f * block)) for f in [1, *factors])
     return factors, tiles * block**2 * len(output.bands) * np.dtype(output.dtype).itemsize
 
-
+# %% ../nbs/50a_outputs.ipynb #2b80508e
 def _write_raw(path, grid, output, pieces, tags, block) -> int: # Sum of all bits
     "Write the pieces uncompressed, with overviews; band by band, as overviews are made"
     profile = dict(driver="GTiff", height=grid.height, width=grid.width, count=len(output.bands), dtype=output.dtype,

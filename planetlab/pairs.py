@@ -34,8 +34,8 @@ def write_pairs(
     *,
     darken: float = 0.6,  # Light lost by the raw masks at the top of a frame, 0 to 1
     boxes: pd.DataFrame | None = None, # With `number`, `left`, `top`, `width`, `height`, px; see `read_boxes`
-    licence: str = "procedural, free to use",
-    credit: str = "planetlab",
+    licence: str = "procedural, free to use", # Written beside the frames
+    credit: str = "planetlab", # And so is this
 ) -> None:
     "Write a set in the form of the lunar one, for `read_pairs`"
     folder, numbers = Path(folder), list(range(1, len(images) + 1) if numbers is None else numbers)
@@ -88,7 +88,7 @@ def _keyed(
         else: by[k] = p
     return by
 
-
+# %% ../nbs/18b_pairs.ipynb #c788e05c
 def _matched(
     images: dict, # Key -> file
     masks: dict,
@@ -111,7 +111,7 @@ _RUN = 100 # Frames in a group
 
 def _form_of(kind: str, palette: Sequence[tuple]) -> str: return " ".join((kind, *("#{:02x}{:02x}{:02x}".format(*c) for c in palette)))
 
-
+# %% ../nbs/18b_pairs.ipynb #1d580d55
 def _read_published(
     root: Path,  # With images/render
     masks: str,  # Folder in images
@@ -217,14 +217,14 @@ class Pair(NamedTuple):
     img: np.ndarray    # (C, H, W) uint8 or uint16 counts as stored
     labels: np.ndarray # (H, W) uint8 class ids, `IGNORE` where unknown
 
-
+# %% ../nbs/18b_pairs.ipynb #bb004c56
 def read_pair(
     row,                 # Of a pair table, from `iloc`, `iterrows` or `itertuples`
     tolerance: int = 16, # Most that a channel of a mask may be off, counts; ids are exact
     stray: float = 0.1,  # Share of a mask that may be outside its palette; 0 for ids
 ) -> Pair: # `img` and `labels`
     "Read one pair; raises `Corrupt` or `BadInput` naming the file"
-    if not (hasattr(row, "form") and hasattr(row, "classes")): raise BadInput("the row says neither `form` nor `classes`; make the table with `read_pairs`")
+    if not (hasattr(row, "form") and hasattr(row, "classes")): raise BadInput(f"the row says neither `form` nor `classes`, only {', '.join(getattr(row, '_fields', None) or map(str, getattr(row, 'index', ())))}; make the table with `read_pairs`")
     names, form = row.classes.split(", "), row.form
     img, known = read_counts(row.image)
     if img.dtype not in ("uint8", "uint16"): raise BadInput(f"{row.image} holds {img.dtype} from {img.min()} to {img.max()}; wanted 8 or 16 bits, save it as those")
@@ -252,7 +252,7 @@ def _facts(row, tolerance: int, stray: float) -> dict:
 def check_pairs(
     table: pd.DataFrame, # Pair table
     tolerance: int = 16, # As in `read_pair`
-    stray: float = 0.1,
+    stray: float = 0.1,  # As in `read_pair`
     *,
     workers: int = 2,    # Threads
 ) -> Iterator[dict]: # id, problem ("" if there is none), bands, height, width (px), dtype, share of each class, ignored

@@ -104,7 +104,7 @@ class _Trees:
 
 # %% ../nbs/44a_pixels.ipynb #936c4016
 def fit_pixels(
-    samples: Iterable[tuple[np.ndarray, np.ndarray]], # From `sample_pixels`
+    samples: Iterable[tuple[np.ndarray, np.ndarray]], # (N, F) features and (N,) labels each, from `sample_pixels`
     classes: Sequence[str], # Names of labels 0, 1, …
     bands: int = 1,         # C
     scales: Sequence[float] = SCALES, # As the samples

@@ -67,7 +67,7 @@ _keep_memory_once = functools.cache(keep_memory)
 def _exact(device: torch.device): # On a GPU: 32 bits are 32 bits, and the same kernel every time
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
-
+# %% ../nbs/24a_predict.ipynb #eeb64cdf
 @dataclass(frozen=True, eq=False)
 class _Network:
     model: nn.Module
@@ -118,7 +118,7 @@ def _scale(stretch: Stretch | None, bands: int) -> _Unit | None: # What the engi
     if len(stretch.low) != bands: raise BadInput(f"a stretch for {len(stretch.low)} bands and a model of {bands}; fit it on the same bands")
     return _Unit(stretch)
 
-
+# %% ../nbs/24a_predict.ipynb #6657a7e6
 def _stride(model: nn.Module, stride: int | None) -> int: # As said, as the model says, or 1 if no layer has one
     if stride is not None: return stride
     if isinstance(own := getattr(model, "stride", None), int): return own
@@ -234,7 +234,7 @@ class _Redraw(nn.Module):
 
 def _is_fixed(model: nn.Module) -> bool: return model.design.bottleneck != "spatial" # One size of chip
 
-
+# %% ../nbs/24a_predict.ipynb #9f181e68
 def reconstruction_predictor(
     model: nn.Module,               # An `Autoencoder`
     stretch: Stretch | None = None, # That it was trained with; None: [0, 1] in and out

@@ -73,7 +73,7 @@ def _check_logits(p: Predictor, x: np.ndarray, y: np.ndarray) -> None:
 def box_mean(
     x: np.ndarray, # (..., h, w)
     radius: int,   # Half side of the square, px
-) -> np.ndarray: # As `x`: mean of the pixels of the square that exist
+) -> np.ndarray: # (..., h, w) mean of the pixels of the square that exist
     "Mean of a square around each pixel, cut at the edge"
     for axis in (-2, -1):
         pad = [(0, 0)] * x.ndim
@@ -95,7 +95,7 @@ class _Roughness:
         rough = (spread / self.threshold - 1).mean(1, keepdims=True)
         return np.concatenate([-rough, rough], 1).astype("float32")
 
-
+# %% ../nbs/16a_predictor.ipynb #da29fc6f
 def roughness(
     threshold: float, # Local standard deviation that divides smooth from rough, in units of the pixels
     radius: int = 4,  # Of the neighbourhood, px
@@ -161,10 +161,10 @@ class Turn(NamedTuple):
     quarters: int        # Quarter turns, counter-clockwise
     mirror: bool = False # Exchange left and right first
 
-    def apply(self, x: np.ndarray) -> np.ndarray: # Of (..., h, w)
+    def apply(self, x: np.ndarray) -> np.ndarray: # (..., h, w)
         return np.rot90(x[..., ::-1] if self.mirror else x, self.quarters, (-2, -1))
 
-    def undo(self, y: np.ndarray) -> np.ndarray: # Of (..., h, w)
+    def undo(self, y: np.ndarray) -> np.ndarray: # (..., h, w)
         y = np.rot90(y, -self.quarters, (-2, -1))
         return y[..., ::-1] if self.mirror else y
 

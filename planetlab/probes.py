@@ -165,7 +165,7 @@ def balanced(
     ends = {f"{c}_{end}": float(np.percentile(scores[c], q)) for c in scores for end, q in (("low", 2.5), ("high", 97.5))}
     return {"n": len(picks[0]), **scores.mean().to_dict(), **ends}
 
-
+# %% ../nbs/44_probes.ipynb #2ece6f9e
 def nmi_ceiling(
     types: Sequence, # (N,) what things are
     k: int,          # Clusters, of equal size
@@ -186,7 +186,7 @@ def _effect(
     if len(parts) < 2 or len(values) <= len(parts) or total == 0: return np.nan
     return float(sum(len(v) * (v.mean() - values.mean()) ** 2 for v in parts) / total)
 
-
+# %% ../nbs/44_probes.ipynb #db7c05f3
 def describe(
     descriptors: pd.DataFrame, # (N, M) numbers with units in their names; NaN where one could not be measured
     labels: Sequence,          # (N,) int; -1 is noise

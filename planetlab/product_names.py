@@ -38,7 +38,7 @@ class ProductName(NamedTuple):
     kind: str              # One of `LAYOUTS`
     parts: dict[str, str]  # Part -> its characters
 
-
+# %% ../nbs/14b_product_names.ipynb #5c4ca5e3
 def parse_name(
     name: str, # Product id, file name or address; what is before the last slash and after the last dot does not count
 ) -> ProductName | None: # None if it follows none of `LAYOUTS`
@@ -133,7 +133,7 @@ def _colour(kind: str, p: dict[str, str]) -> str:
     if p["instrument"][0] == "Z" and p["filter"] in "1234567": return "grey"
     return ("colour" if p["compression"].isdecimal() else "bayer") if p["product"] in ("ECM", "EDR") else ""
 
-
+# %% ../nbs/14b_product_names.ipynb #28425975
 def facts_of(
     name: ProductName, # From `parse_name`
 ) -> dict: # Field of `Record` -> value, without what the name does not tell

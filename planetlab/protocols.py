@@ -104,7 +104,7 @@ def judge_names(
         rows += [{"part": part, "instrument": instrument, "seed": seed, "metric": m, "n": int(here.sum()), **s._asdict()} for m, s in found.items()]
     return pd.DataFrame(rows)
 
-
+# %% ../nbs/48a_protocols.ipynb #cfbef766
 def over_seeds(
     judged: pd.DataFrame, # From `judge_names` or `purity_curve`
 ) -> pd.DataFrame: # By all but the seed: mean, sd, low, high, random, seeds; limits are means over the seeds
@@ -126,7 +126,7 @@ def score_row(
 # %% ../nbs/48a_protocols.ipynb #de04b631
 def _k_means(k, seed): return KMeans(k, n_init=1, random_state=seed)
 
-
+# %% ../nbs/48a_protocols.ipynb #ede813c1
 def purity_curve(
     z: np.ndarray,      # (N, D) features
     classes: Sequence,  # (N,) int, -1 unlabelled

@@ -34,7 +34,7 @@ def _checked(
     blank = np.nan if images.dtype.kind == "f" else images.dtype.type(0)
     return np.stack([to_8bit(img) for img in np.where(valid[:, None], images, blank)]) if len(images) else images.astype("uint8"), valid
 
-
+# %% ../nbs/19a_quality.ipynb #054de998
 def content_windows(
     images: np.ndarray, # (N, C, H, W) uint8
     valid: np.ndarray,  # (N, H, W) bool, True where an image is data
@@ -75,7 +75,7 @@ def entropy_bits(
 def _median(values: np.ndarray, valid: np.ndarray) -> np.ndarray: # (N, H, W) twice, to (N,)
     return np.array([np.median(v[ok]) if ok.any() else np.nan for v, ok in zip(values, valid)])
 
-
+# %% ../nbs/19a_quality.ipynb #9f41a5ca
 def sharpness(
     grey: np.ndarray,  # (N, H, W) counts from 0 to 255
     valid: np.ndarray, # (N, H, W) bool
@@ -153,11 +153,11 @@ def measure(
 @dataclass(frozen=True)
 class Limit:
     "A number that must lie in a range"
-    name: str
-    column: str
-    least: float = -np.inf
-    most: float = np.inf
-    unit: str = ""
+    name: str              # Of the limit, in reports
+    column: str            # Of the table it looks at
+    least: float = -np.inf # Smallest that passes, `unit`
+    most: float = np.inf   # Largest that passes, `unit`
+    unit: str = ""         # Of both, in reports
 
     def reasons(self,
         table: pd.DataFrame, # With the column
@@ -167,13 +167,13 @@ class Limit:
         wanted = f"at least {self.least:g}" if self.most == np.inf else f"at most {self.most:g}" if self.least == -np.inf else f"{self.least:g} to {self.most:g}"
         return np.array([("" if not f else f"{self.name} {v:.4g}{unit}, wanted {wanted}" if v == v else f"no {self.name} could be measured") for f, v in zip(fails, values)], object)
 
-
+# %% ../nbs/19a_quality.ipynb #e871c155
 @dataclass(frozen=True)
 class OneOf:
     "A word that must be one of some"
-    name: str
-    column: str
-    wanted: tuple[str, ...]
+    name: str               # Of the limit, in reports
+    column: str             # Of the table it looks at
+    wanted: tuple[str, ...] # Any of these passes
     unknown: bool = False # Whether a row that does not say passes
 
     def reasons(self,
@@ -204,7 +204,7 @@ def apply_limits(
 
 def tally_limits(
     table: pd.DataFrame,   # As for `apply_limits`
-    limits: Sequence[Limit | OneOf],
+    limits: Sequence[Limit | OneOf], # In their order
 ) -> pd.DataFrame: # By name of the limit: n, fails, share, first, alone
     "How many images each limit drops"
     bad = np.array([limit.reasons(table) != "" for limit in limits], bool).reshape(len(limits), len(table))
@@ -241,7 +241,7 @@ def near_copies(
 # %% ../nbs/19a_quality.ipynb #d70a087e
 def seed_measures(
     images: np.ndarray, # (N, C, H, W) counts, C is 1 or 3
-    valid: np.ndarray | None = None, # Not looked at
+    valid: np.ndarray | None = None, # (N, H, W) bool; not looked at
 ) -> pd.DataFrame: # N rows: row, col, height, width, side_px, entropy_bits, sharpness, red_over_blue
     "What the seed measures, errors included: the box of bright lines without its last row and column, and red less blue"
     images, _ = _checked(images, None)
@@ -261,7 +261,7 @@ def seed_measures(
         rows.append((entropy_bits(grey, some)[0], sharpness(grey, some)[0] if some.any() else np.nan, red))
     return _table(windows, **dict(zip(("entropy_bits", "sharpness", "red_over_blue"), np.array(rows, float).reshape(-1, 3).T)))
 
-
+# %% ../nbs/19a_quality.ipynb #781f3118
 def seed_limits(
     colour: bool, # Frames that are not redder than blue are dropped
     side_px: int, # Shortest side inside the box, px

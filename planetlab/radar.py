@@ -15,8 +15,8 @@ MUHLEMAN = (0.0118, 0.111) # K1 and K2 of the law Magellan images are normalised
 
 
 def muhleman(
-    cos_incidence: np.ndarray, # Cosine of the angle between the ray and the surface normal
-) -> np.ndarray: # Backscatter coefficient, linear
+    cos_incidence: np.ndarray, # (h, w) cosine of the angle between the ray and the surface normal
+) -> np.ndarray: # (h, w) backscatter coefficient, linear
     "Mean radar brightness of Venus at an angle of incidence (Muhleman 1964)"
     k1, k2 = MUHLEMAN
     sin = np.sqrt(1 - np.minimum(cos_incidence, 1) ** 2)
@@ -28,8 +28,8 @@ _INCIDENCES = (16, 18, 24, 36, 44, 45.5, 44, 36, 26, 20, 16)
 
 
 def magellan_incidence(
-    lat: np.ndarray, # Latitudes, degrees north
-) -> np.ndarray: # Degrees from the vertical, on level ground
+    lat: np.ndarray, # (N,) latitudes, degrees north
+) -> np.ndarray: # (N,) degrees from the vertical, on level ground
     "Angle of incidence of Magellan's first cycle"
     return np.interp(lat, _LATITUDES, _INCIDENCES)
 
@@ -46,7 +46,7 @@ def _row_power(
     cos = (zx * np.sin(theta) + np.cos(theta)) / np.sqrt(1 + zx**2 + zy**2)
     return muhleman(cos.clip(0.02, 1)) / muhleman(np.cos(theta))
 
-
+# %% ../nbs/06_radar.ipynb #9011b8d2
 def _lay_over(
     power: np.ndarray,    # (h, W) at the ground
     shift_px: np.ndarray, # (h, W) columns that each echo is drawn nearer
@@ -99,14 +99,14 @@ def speckle(
 
 # %% ../nbs/06_radar.ipynb #866075b3
 def db_to_dn(
-    db: np.ndarray, # dB relative to Muhleman's law
-) -> np.ndarray: # uint8, 1 to 251; 0 is left for "no data"
+    db: np.ndarray, # (h, w) dB relative to Muhleman's law
+) -> np.ndarray: # (h, w) uint8, 1 to 251; 0 is left for "no data"
     "Magellan's grey level of a brightness"
     return np.clip(np.rint((np.asarray(db, "float32") + 20) * 5 + 1), 1, 251).astype("uint8")
 
 
 def dn_to_db(
-    dn: np.ndarray, # Grey levels of a Magellan mosaic; 0 means no data
-) -> np.ndarray: # float32 dB relative to Muhleman's law
+    dn: np.ndarray, # (h, w) grey levels of a Magellan mosaic; 0 means no data
+) -> np.ndarray: # (h, w) float32 dB relative to Muhleman's law
     "Brightness of a Magellan grey level; meaningless where `dn` is 0"
     return (np.asarray(dn, "float32") - 1) / 5 - 20

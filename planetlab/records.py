@@ -26,27 +26,27 @@ class Record:
     mission: str                       # Rover, in small letters: "curiosity"
     id: str                            # The product's name without its ending, unique within its mission
     sol: int | None = None             # Martian days since landing
-    camera: str = ""
+    camera: str = ""                   # "navcam", "mastcam", …
     side: str = ""                     # "left" or "right"
     instrument: str = ""               # As the feed spells camera and side
-    filter: str = ""
+    filter: str = ""                   # In front of the sensor, from the name
     colour: str = ""                   # "colour", "grey" or "bayer", as far as the name tells
-    sample: str = ""
+    sample: str = ""                   # "full", "subframe", "thumbnail", …
     sequence: str = ""                 # Of commands, from the name: "NCAM00502"
     utc: str = ""                      # Like 2012-08-16T09:20:33.148080Z
-    received: str = ""
+    received: str = ""                 # On Earth, UTC
     lmst_h: float | None = None        # Hours, 0 to 24
     clock: float | None = None         # s
-    site: int | None = None
-    drive: int | None = None
-    azimuth_deg: float | None = None
-    elevation_deg: float | None = None
+    site: int | None = None            # Which stretch of the traverse
+    drive: int | None = None           # Which stop in it
+    azimuth_deg: float | None = None   # Where the camera looks, clockwise from north
+    elevation_deg: float | None = None # Above the horizon
     width: int | None = None           # px, of what `urls` lead to
     height: int | None = None          # px
-    urls: tuple[str, ...] = ()
-    previews: tuple[str, ...] = ()
-    credit: str = ""
-    source: str = ""
+    urls: tuple[str, ...] = ()         # Addresses of the picture, the best first
+    previews: tuple[str, ...] = ()     # Of smaller copies
+    credit: str = ""                   # To be printed beside it
+    source: str = ""                   # Name of the service that said so
 
     def __post_init__(self): check_record(self)
 
@@ -70,7 +70,7 @@ def is_time(
     try: return bool(_TIME.fullmatch(text) and datetime.fromisoformat(text))
     except ValueError: return False
 
-
+# %% ../nbs/14a_records.ipynb #64c1e9f0
 def check_record(
     r: Record, # As it was given
 ) -> None:
@@ -122,7 +122,7 @@ DTYPES = {f.name: _KINDS["str" if f.type is str else str(f.type)] for f in field
 
 
 def to_frame(
-    records: Iterable[Record],
+    records: Iterable[Record], # In any order
 ) -> pd.DataFrame: # A row per record, columns as in `DTYPES`
     "Records as a table, for analysis and Parquet"
     frame = pd.DataFrame([to_row(r) for r in records], columns=COLUMNS)

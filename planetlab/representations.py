@@ -96,7 +96,7 @@ class Histograms(Representation):
     ):
         self.size, self.cell, self.bins, self.keep = size, cell, bins, keep
 
-    def raw(self, images: np.ndarray) -> np.ndarray:
+    def raw(self, images: np.ndarray) -> np.ndarray: # (N, 3, S, S) -> (N, R)
         images = resized(images, self.size)
         edges = [hog(im.mean(0), 9, (self.cell, self.cell), (2, 2), "L2-Hys", transform_sqrt=True) for im in images]
         level = np.arange(3)[:, None] * self.bins + (images.reshape(len(images), 3, -1).astype(int) * self.bins >> 8)
@@ -144,7 +144,7 @@ class LearnedAutoencoder(Representation):
     ):
         self.name, self.size, self.epochs, self.lr, self.unpool, self.seed, self.device = name, size, epochs, lr, unpool, seed, device
 
-    def fit(self, images: np.ndarray, groups: Sequence | None = None):
+    def fit(self, images: np.ndarray, groups: Sequence | None = None): # As every `fit`; groups are not looked at
         if self.name not in PRESETS: raise BadInput(f"no preset {self.name!r}; there are {', '.join(PRESETS)}")
         design = replace(PRESETS[self.name], size=self.size or PRESETS[self.name].size)
         if design.channels != 3: raise BadInput(f"{self.name} is for {design.channels} channels, and images have 3; use one of rover_…")
@@ -159,7 +159,7 @@ class LearnedAutoencoder(Representation):
         x = torch.from_numpy(resized(images, self.model_.design.size)).to(self.device).float() / 255
         with torch.no_grad(): return vector(self.model_, x, torch.ones_like(x[:, :1], dtype=torch.bool)).float().cpu().numpy()
 
-
+# %% ../nbs/47_representations.ipynb #e9c662b1
 def _train(model, loss, train, check, recipe: Recipe, seed: int) -> list[dict]: # Rows of `fit`, with noise of its own
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

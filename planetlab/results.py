@@ -49,7 +49,7 @@ def write_result(
     write_json(path, result)
     return result
 
-
+# %% ../nbs/46_results.ipynb #28091bff
 def read_result(
     name: str | Path, # Of a published result, or a path to its file
 ) -> dict: # As written by `write_result`

@@ -38,7 +38,7 @@ def _tile(ax: plt.Axes, row) -> None:
         ax.add_patch(plt.Rectangle((row.col / step - 0.5, row.row / step - 0.5), row.width / step, row.height / step, fill=False, ec="#E69F00"))
     ax.set_title(textwrap.fill(words, 22), fontsize=6)
 
-
+# %% ../nbs/19c_review.ipynb #e075a488
 def show_review(
     table: pd.DataFrame, # Of `build_sets`
     n: int = 8,          # Frames in a row

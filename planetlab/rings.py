@@ -82,7 +82,7 @@ def ring_of(
     i = np.searchsorted(rings.near_m, r, side="right") - 1
     return np.where((i >= 0) & (r < rings.far_m.max()), i, -1)
 
-
+# %% ../nbs/51d_rings.ipynb #89a22e55
 def ring_sizes(
     rocks: pd.DataFrame, # diameter_m, range_m, and any of `FLAGS`
     rings: pd.DataFrame, # From `ground_rings`

@@ -62,7 +62,7 @@ _SIDE = 16 # Cells of a thumbnail
 
 
 def read_photo(
-    path: str | Path,
+    path: str | Path, # Of a photograph, or of an archive that holds it
     member: str = "", # Name inside, if it is an archive
 ) -> tuple[np.ndarray, np.ndarray]: # (C, H, W) counts, C is 1 or 3; (H, W) bool, False where transparent
     "A photograph as stored, from a folder or an archive; raises `Corrupt` if it cannot be read whole"
@@ -75,7 +75,7 @@ def read_photo(
     if len(img) not in (1, 3): raise Corrupt(f"{len(img)} bands; wanted 1 or 3")
     return img, valid
 
-
+# %% ../nbs/19b_rover_sets.ipynb #96cfbbd6
 def _measure(
     file: tuple[str, str], # Path and member
     rules: Rules,
@@ -95,7 +95,7 @@ def _measure_span(span: Sequence[int], path: Path, *, files: list[tuple], rules:
     columns = rules.measure(np.zeros((0, 3, 16, 16), "uint8")).columns
     pd.DataFrame(rows, columns=[*columns, "thumb", "problem"]).astype(dict.fromkeys(columns, "float64")).to_parquet(path)
 
-# %% ../nbs/19b_rover_sets.ipynb #96cfbbd6
+# %% ../nbs/19b_rover_sets.ipynb #c7c53158
 def iter_measured(
     table: pd.DataFrame, # With `path` and `member`, from `rover_table`
     path: str | Path,    # Parquet file of the measures, a row for each of the table, beside which parts are kept meanwhile
@@ -116,7 +116,7 @@ def iter_measured(
     yield from iter_blocks(work, partial(_measure_span, files=files, rules=rules), workers)
     finish(work, path, partial(merge_tables, about=made))
 
-
+# %% ../nbs/19b_rover_sets.ipynb #7dfb966a
 def read_measured(
     table: pd.DataFrame, # As it was measured
     path: str | Path,    # From `iter_measured`
@@ -128,9 +128,9 @@ def read_measured(
 @dataclass(frozen=True)
 class RoverSet:
     "Which frames a data set is made of"
-    name: str
-    mission: str
-    camera: str
+    name: str                 # Of the set and its file
+    mission: str              # As in `Record`
+    camera: str               # As in `Record`
     samples: tuple[str, ...]  # Of a frame whose name tells; others pass
     colour: bool              # Grey frames are dropped
     side_px: int              # Shortest side inside the border, px
@@ -146,7 +146,7 @@ class RoverSet:
         "What the seed's pattern finds"
         return np.array([PurePosixPath(i).match(self.glob) for i in ids], bool)
 
-
+# %% ../nbs/19b_rover_sets.ipynb #5aa15f1f
 _LARGE, _SMALL = ("full", "subframe", "downsampled", "mixed"), ("thumbnail",)
 SETS = {s.name: s for s in (
     RoverSet("curiosity_mast_color_large", "curiosity", "mastcam", _LARGE, True, 512, "MAST/*E1_DXXX.jpg"),
@@ -174,7 +174,7 @@ class Plan:
         if self.level not in LEVELS: raise BadInput(f"level {self.level!r}; wanted one of {', '.join(LEVELS)}")
         if not self.scale > 0: raise BadInput(f"scale {self.scale}; wanted the size of the frames beside the originals, above 0")
 
-
+# %% ../nbs/19b_rover_sets.ipynb #abcf7169
 SEED_PLAN = Plan(SEED, by_name=True, drop_copies=False) # The seed's choice and its five questions; the splits are ours
 
 
@@ -220,7 +220,7 @@ def group_names(
     found = {"sol": sol, "sequence": sequence.fillna(table.pair), "pair": table.pair}[level]
     return found.fillna(table.pair).astype(str).to_numpy()
 
-
+# %% ../nbs/19b_rover_sets.ipynb #76cfa768
 def split_set(
     judged: pd.DataFrame, # From `judge_set`
     plan: Plan = Plan(),
@@ -239,7 +239,7 @@ def split_set(
         if len(k): warnings.warn(f"{len(k)} frames in {t.group[k].nunique()} stereo pairs are too few to deal to {shares}; all are {next(iter(shares))}", stacklevel=2)
     return check_set(_part_copies(t, list(shares), plan.alike), plan.alike)
 
-# %% ../nbs/19b_rover_sets.ipynb #76cfa768
+# %% ../nbs/19b_rover_sets.ipynb #e161aaf9
 def _crossing(t: pd.DataFrame, alike: float) -> np.ndarray: # (M, 2) places of kept rows of different splits that are near copies
     k = np.flatnonzero(t.kept)
     pairs = k[feature_twins(_thumbs(t.thumb[k]), alike, most=max(len(k), 1))] if len(k) else np.empty((0, 2), int)
@@ -256,7 +256,7 @@ def _part_copies(t: pd.DataFrame, order: list[str], alike: float) -> pd.DataFram
     t.loc[goes, "reason"] = [f"copy of {i}, which is in another split" for i in ids[stays]]
     return t
 
-
+# %% ../nbs/19b_rover_sets.ipynb #bd593f33
 def check_set(
     table: pd.DataFrame, # From `split_set`
     alike: float = 0.98, # Correlation from which frames are copies
@@ -280,12 +280,12 @@ def write_set(
     frame = pa.Table.from_pandas(rows, preserve_index=False)
     with atomic(path) as p: pq.write_table(frame.replace_schema_metadata({**(frame.schema.metadata or {}), b"planetlab": json.dumps(about).encode()}), p)
 
-
+# %% ../nbs/19b_rover_sets.ipynb #03c9873e
 def build_sets(
     folder: str | Path, # Photographs, as `rover_table` takes them
     out: str | Path,    # Folder to write to: NAME.parquet for every set
     plan: Plan = Plan(),
-    sets: Sequence[RoverSet] = tuple(SETS.values()),
+    sets: Sequence[RoverSet] = tuple(SETS.values()), # Which to make
     *,
     rng: np.random.Generator, # Source of the splits
     workers: int = 2,   # Threads

@@ -98,7 +98,7 @@ def _as_type(
         return given
     raise BadInput(f"parameter {name} is {given!r}; it must be of type {kind.__name__}, like its default {default!r}")
 
-
+# %% ../nbs/61_runs.ipynb #0fa9db6f
 def _as_list(name: str, given, default: list) -> list:
     "The same for a list, typed as [a, b]; all of it is of the type of its first default"
     try: found = yaml.safe_load(given) if isinstance(given, str) else given
@@ -228,7 +228,7 @@ def run(
     "Execute a pipeline into its run folder, resuming an interrupted run; raises `BadInput` before anything starts"
     notebook = find_pipeline(name)
     values = settle(parameters(notebook), read_preset(notebook, preset) if preset else {}, given or {})
-    if "out_dir" in (given or {}): raise BadInput("out_dir is the run folder; set it with --out")
+    if "out_dir" in (given or {}): raise BadInput(f"out_dir={given['out_dir']!r} among the parameters, but it is the run folder; set it with --out")
     who = identity(notebook, values)
     folder = resolve(out) if out else resolve("runs") / f"{notebook.stem}-{digest(who)}"
     try: folder.mkdir(parents=True, exist_ok=True)
@@ -274,7 +274,7 @@ def _flat(value, name: str = "") -> dict: # Dotted name -> leaf
     if not isinstance(value, dict): return {name: value}
     return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{name}.{key}" if name else str(key)).items()}
 
-
+# %% ../nbs/61_runs.ipynb #4ce23117
 def compare_runs(
     a: str | Path, # Run folder
     b: str | Path, # Run folder

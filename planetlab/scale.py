@@ -51,7 +51,7 @@ def _nearest(
     far += np.square(centres).sum(1)
     labels = far.argmin(1)
     if not np.isfinite(far[np.arange(len(x)), labels].sum(dtype="float64")):
-        raise BadInput("rows contain NaN or inf, or numbers too large for float32; drop those rows or scale the columns")
+        raise BadInput(f"rows contain NaN or inf, or numbers too large for float32, somewhere in these {len(x)}; drop those rows or scale the columns")
     return labels
 
 # %% ../nbs/41a_scale.ipynb #b9f692f8
@@ -120,7 +120,7 @@ def _sample(
 ) -> tuple[np.ndarray, np.ndarray | None]: # (≤ most, D) float32, without (D,) the shift they need; None: none
     "A part of the rows, and whether they lie too far from zero"
     rows = np.asarray(X[np.sort(sample_without_replacement(len(X), min(len(X), most), random_state=rng))])
-    if not np.isfinite(rows).all(): raise BadInput("rows contain NaN or inf; drop those rows first")
+    if not np.isfinite(rows).all(): raise BadInput(f"rows contain NaN or inf, {np.sum(~np.isfinite(rows).all(1))} of the {len(rows)} looked at; drop those rows first")
     mean = rows.mean(0, dtype="float64")
     shift = mean if np.square(mean).sum() > 100 * rows.var(0, dtype="float64").sum() else None
     return next(_chunks(rows, len(rows), shift)), shift
@@ -139,7 +139,7 @@ class FastKMeans(ClusterMixin, BaseEstimator):
         self.n_clusters, self.n_init, self.max_iter = n_clusters, n_init, max_iter
         self.tol, self.chunk, self.random_state = tol, chunk, random_state
 
-    def fit(self, X, y=None):
+    def fit(self, X, y=None): # (N, D); `y` is not looked at
         "Find the centres; `X` may be a memory map, and is never copied as a whole"
         X = validate_data(self, X, ensure_all_finite=False)
         k, rng = self.n_clusters, check_random_state(self.random_state)
@@ -247,12 +247,12 @@ class Placed(TransformerMixin, BaseEstimator):
     ):
         self.reducer, self.dims, self.n_neighbors, self.chunk = reducer, dims, n_neighbors, chunk
 
-    def fit(self, X, y=None):
+    def fit(self, X, y=None): # (N, D); `y` is not looked at
         "Reduce, draw the map, and remember it"
         self.fit_transform(X)
         return self
 
-    def fit_transform(self, X, y=None):
+    def fit_transform(self, X, y=None): # (N, D) -> (N, 2)
         X = validate_data(self, X, dtype="float32", ensure_min_samples=2)
         self.pca_ = PCA(min(self.dims, *X.shape), svd_solver="full").fit(X)
         few = self.pca_.transform(X)

@@ -58,7 +58,7 @@ def _slurm_cluster(slurm: Slurm):
         job_extra_directives=extra, job_script_prologue=list(slurm.prologue), worker_extra_args=["--nthreads", "1"],
         scheduler_options={"dashboard_address": None})
 
-
+# %% ../nbs/53_scaleout.ipynb #950e7230
 def slurm_script(
     slurm: Slurm, # The preset
 ) -> str: # As `sbatch` would get it

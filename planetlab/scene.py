@@ -168,7 +168,7 @@ def _read(
     if scene.gaps is not None: valid &= ~scene.gaps[rows, cols]
     return data, valid
 
-
+# %% ../nbs/11_scene.ipynb #6a789d3f
 def _look(
     scene: Scene,                       # In memory or on disk
     src: rasterio.DatasetReader | None, # Its file, if it is on disk

@@ -16,18 +16,18 @@ import numpy as np
 from .core import BadInput
 
 # %% ../nbs/50_seams.ipynb #14d5b0eb
-def hann(t: np.ndarray) -> np.ndarray: # Both in [0, 1]
+def hann(t: np.ndarray) -> np.ndarray: # (N,) how far along the ramp, 0 to 1 -> (N,) weights in [0, 1]
     "Raised cosine"
     return 0.5 - 0.5 * np.cos(np.pi * t)
 
 
-def gaussian(t: np.ndarray) -> np.ndarray: # Both in [0, 1]
+def gaussian(t: np.ndarray) -> np.ndarray: # (N,) the same
     "Two bells with a standard deviation of a third of the ramp, each divided by their sum"
     here, there = np.exp(-4.5 * (1 - t) ** 2), np.exp(-4.5 * t ** 2)
     return here / (here + there)
 
 
-def linear(t: np.ndarray) -> np.ndarray: # Both in [0, 1]
+def linear(t: np.ndarray) -> np.ndarray: # (N,) the same
     "A straight line"
     return t
 
@@ -51,7 +51,7 @@ class MapPlan:
         if min(self.batch, self.block_px, self.max_memory) < 1:
             raise BadInput(f"batch {self.batch}, block_px {self.block_px}, max_memory {self.max_memory}: all must be at least 1")
 
-    def step(self, stride: int) -> int: # Multiple of `stride`, px
+    def step(self, stride: int) -> int: # px -> px, a multiple of `stride`
         "From one tile to the next, for a network that halves its input so often that `stride` px become one"
         step = (self.size - 2 * self.margin - self.ramp) // stride * stride
         if step < max(stride, self.ramp):
@@ -70,7 +70,7 @@ class Span(NamedTuple):
     fall: int           # Pixels it shares with the tile behind
     weights: np.ndarray # (last - first,) float32, 1 where it is alone
 
-
+# %% ../nbs/50_seams.ipynb #f3f4a49e
 def tile_spans(
     length: int,     # Of the axis, px
     plan: MapPlan,   # How to cut it

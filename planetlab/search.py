@@ -47,7 +47,7 @@ def _vectors(z, cosine) -> np.ndarray: # (N, D) float32, contiguous
         raise BadInput(f"features of shape {z.shape}, {bad} not finite; give (N, D) finite numbers, one row or more")
     return _unit(z) if cosine else z
 
-
+# %% ../nbs/49_search.ipynb #aefc7f2a
 def build_index(
     z: np.ndarray,        # (N, D) features; not copied if float32
     groups: Sequence | None = None, # (N,) sequence, or anything whose images show the same
@@ -107,13 +107,13 @@ def find(
     q = _vectors(queries, index.cosine)
     if q.shape[1] != index.z.shape[1]:
         raise BadInput(f"queries of {q.shape[1]} numbers, features of {index.z.shape[1]}; use the same encoder for both")
-    if groups is not None and index.groups is None: raise BadInput("the index knows no groups; give groups= to `build_index`")
+    if groups is not None and index.groups is None: raise BadInput(f"the index of {len(index.z)} rows knows no groups; give groups= to `build_index`")
     if groups is not None and np.shape(groups) != (len(q),):
         raise BadInput(f"{len(q)} queries and groups of shape {np.shape(groups)}; give one per query")
     out = np.full(len(q), "\0") if groups is None else np.asarray(groups).astype(str)
     return _search(index, q, n, out, np.full(len(q), -1))
 
-
+# %% ../nbs/49_search.ipynb #1795cfb8
 def like(
     index: Index,
     rows: Sequence[int], # (Q,) images of the index
@@ -146,7 +146,7 @@ def lists(
         return engine
     return train
 
-
+# %% ../nbs/49_search.ipynb #6d52fd5a
 def recall(
     found: Found, # Of an approximate index
     truth: Found, # Of an exact one, the same queries
@@ -229,7 +229,7 @@ def draw_sheet(
             sheet.paste(thumb, (90 + (side + 4) * x, 30 + (side + 4) * y))
     return np.asarray(sheet)
 
-
+# %% ../nbs/49_search.ipynb #9dbdfef9
 def write_sheets(
     folder: str | Path,   # Gets cluster_000.jpg, …, noise.jpg, clusters.csv, picked.csv
     images: np.ndarray,   # (N, 3, S, S) uint8, memory-mapped if large

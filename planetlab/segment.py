@@ -111,6 +111,7 @@ def _relit(x: Tensor, bands: int, jitter: Jitter, generator: torch.Generator) ->
     light = draw(1, jitter.light) + draw(bands, jitter.colour)
     return torch.cat([(x[:, :bands] - GAP) * draw(1, jitter.contrast).exp() + GAP + light, x[:, bands:]], 1)
 
+# %% ../nbs/23_segment.ipynb #da47e318
 def _moved(
     x: Tensor,      # (B, C, T, T)
     labels: Tensor, # (B, T, T) integer

@@ -61,7 +61,7 @@ def _rectangle(xy: np.ndarray, owner: np.ndarray, n: int) -> tuple[np.ndarray, .
     dx, dy = sides[np.arange(n), (size[:, 1] > size[:, 0]).astype(int)].T
     return size.max(1), size.min(1), np.degrees(np.arctan2(dx, dy)) % 180
 
-
+# %% ../nbs/50e_shapes.ipynb #5fbbd03b
 def measure_shapes(
     shapes: np.ndarray, # (n,) polygons and multipolygons in pixel coordinates: x = column, y = row, 0 at the top left corner
     grid: Grid,         # Of the raster, with a CRS

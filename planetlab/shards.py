@@ -50,7 +50,7 @@ def plan_tiles(
                  for w in tile_windows(*shape, size=size, stride=stride)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
-
+# %% ../nbs/17_shards.ipynb #dbb36420
 def _checked(
     plan: pd.DataFrame, # One row per window
 ) -> pd.DataFrame: # The same
@@ -102,7 +102,7 @@ def _pieces(
                 corners = zip((tops[rows] - top).tolist(), (lefts[rows] - left).tolist())
                 yield scene, big, [(slice(row, row + h), slice(col, col + w)) for row, col in corners]
 
-
+# %% ../nbs/17_shards.ipynb #a4833c03
 def iter_tiles(
     plan: pd.DataFrame,          # One row per window
     nodata: float | None = None, # "No data" value of scenes that do not declare their own
@@ -193,7 +193,7 @@ def _alike(plan: pd.DataFrame, nodata: float | None) -> dict[str, Scene]: # By p
     if len(kinds) > 1: raise BadInput(f"scenes of several kinds (bands, dtype): {', '.join(f'{p} {k}' for k, p in kinds.items())}; plan each apart")
     return scenes
 
-
+# %% ../nbs/17_shards.ipynb #b8d2ff4f
 def write_shard(
     folder: str | Path,          # Of the shard; made if missing
     plan: pd.DataFrame,          # One row per tile
@@ -236,7 +236,7 @@ class Shard:
         row = self.catalog.iloc[i]
         return Grid(*self.pixels.shape[2:], Affine(*row["transform"]), None if row["crs"] is None else CRS.from_wkt(row["crs"]))
 
-
+# %% ../nbs/17_shards.ipynb #6429de30
 def open_shard(
     folder: str | Path, # Of `write_shard`
 ) -> Shard:
@@ -299,7 +299,7 @@ def _tiles_run(plan: pd.DataFrame, scenes: dict[str, Scene], work: Path, run: tu
     os.sync() # one flush for all files of the run, before the ledger counts them
     _write_rows(rows, shares, scene.grid, path)
 
-
+# %% ../nbs/17_shards.ipynb #7a1af630
 def write_tiles(
     folder: str | Path,          # Gets `tiles/` and `catalog.parquet`
     plan: pd.DataFrame,          # One row per tile; its id names the file

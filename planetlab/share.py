@@ -40,7 +40,7 @@ def save_model(
         "model": f"{kind.__module__}.{kind.__name__}", "args": model.args, "about": {**bands, **about},
         "sha256": file_digest(folder / FILES[0]), "planetlab": __version__})
 
-
+# %% ../nbs/24_share.ipynb #d98a95d5
 def _build(
     config: dict, # Of a saved model
     folder: Path, # For the message
@@ -95,7 +95,7 @@ def share_model(
     api.create_repo(repo, private=private, exist_ok=True)
     return api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=list(FILES), commit_message="A planetlab model").oid
 
-
+# %% ../nbs/24_share.ipynb #903d3772
 def _fetch_model(
     repo: str,     # "user/name"
     revision: str, # Commit, tag or branch

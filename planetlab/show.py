@@ -70,7 +70,7 @@ def colour_of(
     "The colour of a class; past eight classes the colours come round again"
     return "#999999" if label < 0 else PALETTE[label % len(PALETTE)]
 
-
+# %% ../nbs/02_show.ipynb #435d0497
 def show_points(
     xy: np.ndarray,                   # (N, 2) positions
     labels: np.ndarray,               # (N,) int, class ids

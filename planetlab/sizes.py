@@ -60,7 +60,7 @@ def _metres(diameter_m: Sequence[float]) -> np.ndarray:
         raise BadInput(f"{(~(np.isfinite(d) & (d > 0))).sum()} of {len(d)} diameters are not above 0 m; drop rocks without a size and say how many")
     return d
 
-
+# %% ../nbs/51c_sizes.ipynb #70de57af
 def size_table(
     diameter_m: Sequence[float], # (N,) m
     area_m2: float,              # Measured ground they lie on
@@ -122,7 +122,7 @@ class PowerFit(NamedTuple):
     "A power law fitted to the sizes above the completeness diameter"
     law: PowerLaw  # slope, ends, density
     low: float     # 95 % interval of the slope, likelihood ratio
-    high: float
+    high: float    # Its other end
     se: float      # Its standard error, from the Fisher information
     ks: float      # Kolmogorov-Smirnov distance between sizes and law
     n: int         # Rocks fitted
@@ -142,7 +142,7 @@ def _slope(mean: float, span: float) -> float:
         return (span / 2 - t * span / 12 if abs(t) < 1e-4 else 1 / b - span / np.expm1(t)) - mean
     return brentq(excess, -600 / span, 600 / span)
 
-
+# %% ../nbs/51c_sizes.ipynb #5a2d500e
 def _profile(loglik: Callable[[float], float], best: float, ends: tuple[float, float]) -> tuple[float, float]:
     "Where the log-likelihood has dropped by what 95 % allow; an end where it never does"
     floor = loglik(best) - chi2.ppf(0.95, 1) / 2
@@ -165,7 +165,7 @@ def _above(diameter_m: Sequence[float], d_min_m: float, d_max_m: float) -> np.nd
     if len(x) < 10: raise BadInput(f"{len(x)} of {len(d)} sizes reach {d_min_m:.4g} m; a slope needs 10, an interval of use 50: see more ground")
     return x
 
-
+# %% ../nbs/51c_sizes.ipynb #b7dc02be
 def fit_power(
     diameter_m: Sequence[float], # (N,) m; those below `d_min_m` are left out
     area_m2: float,              # Measured ground they lie on
@@ -205,7 +205,7 @@ def ks_d_min(
         best = min(best, (_ks(x, _slope(x.mean(), span), span), low))
     return float(best[1])
 
-
+# %% ../nbs/51c_sizes.ipynb #01cfecd4
 def goodness(
     diameter_m: Sequence[float], # (N,) m, all that were given to the fit
     fit: PowerFit,               # From `fit_power`

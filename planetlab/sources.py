@@ -28,14 +28,18 @@ from .values import as_float, as_hours, as_instrument, as_int, as_size, as_text,
 MISSIONS = {"msl": "curiosity", "mars2020": "perseverance"} # As NASA's services call the rovers, to how the rest of us does
 
 
-def as_mission(v: object, page: str) -> dict:
+def as_mission(
+    v: object, # What the item says
+    page: str, # Address of the page
+) -> dict: # `mission`, in small letters
+    "A mission by the name that records use; a `Reader`"
     word = as_text("mission", lower=True)(v, page)["mission"]
     return {"mission": re.sub(r"[^a-z0-9_ -]", "_", MISSIONS.get(word, word)).lstrip("_ -") or "unknown"}
 
 
 def _none(*paths: str) -> dict: return dict.fromkeys(paths)
 
-
+# %% ../nbs/14e_sources.ipynb #5f2287dd
 _ITEM = {"imageid": as_text("id"), "mission": as_mission, "sol": as_int("sol"), "instrument": as_instrument,
          "https_url": as_url("urls"), "url": as_url("urls"), "date_taken": as_utc("utc"), "date_received": as_utc("received"),
          "site": as_int("site"), "drive": as_int("drive"), "spacecraft_clock": as_float("clock"), "subframe_rect": as_size,
@@ -112,7 +116,7 @@ def _img_src(v: object, page: str) -> dict:
 
 
 def _retired(sol: int | None, page: int):
-    raise BadInput("api.nasa.gov/mars-photos was switched off in October 2025; give saved answers to `read_page`")
+    raise BadInput(f"sol {sol} asked of api.nasa.gov/mars-photos, which was switched off in October 2025; give saved answers to `read_page`")
 
 
 MARS_PHOTOS = Feed("mars-photos", "curiosity", {"img_src": _img_src, "sol": as_int("sol"), "camera.name": as_instrument, "rover.name": as_mission} | _none(
@@ -139,8 +143,8 @@ def _read_links(body: bytes) -> list[str]:
 @dataclass(frozen=True)
 class PdsVolume:
     "Calibrated products in a folder for each sol, listed by a web server"
-    name: str
-    mission: str
+    name: str                           # Written to `Record.source`
+    mission: str                        # Of every product
     address: str                        # Of a folder, with `{sol:04}` or the like for its sol
     endings: tuple[str, ...] = (".IMG",) # Of the products
 
@@ -185,13 +189,13 @@ def read_links(
 # %% ../nbs/14e_sources.ipynb #264c2646
 PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".img")
 
-
+# %% ../nbs/14e_sources.ipynb #8afee8f1
 @dataclass(frozen=True)
 class Folder:
     "Images on disk, in any depth of folders"
-    path: str | Path
+    path: str | Path         # Searched with all that lies in it
     mission: str = "unknown" # Of images whose name does not tell
-    name: str = "folder"
+    name: str = "folder"     # Written to `Record.source`
 
     def latest_sol(self, client: httpx.Client | None = None, patience: Patience | None = None) -> int:
         sols = [r.sol for r in gather(self.iter_pages()).records if r.sol is not None]

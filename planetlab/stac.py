@@ -56,7 +56,7 @@ def _classes(output: Output) -> list[dict]:
 def _tensor(bands: int) -> dict:
     return {"shape": [-1, bands, -1, -1], "dim_order": ["batch", "channel", "height", "width"], "data_type": "float32"}
 
-
+# %% ../nbs/50b_stac.ipynb #109a3f4f
 def _model_fields(
     model: Model,              # What made the map
     outputs: Sequence[Output], # What was made
@@ -92,7 +92,7 @@ def _place_fields(
             "software that takes GeoJSON for WGS 84 will draw them on the Earth")
     return {"geometry": json.loads(json.dumps(mapping(geometry))), "bbox": bounds}, properties | {"description": note} # lists, as JSON has them
 
-
+# %% ../nbs/50b_stac.ipynb #bc0305ea
 def _asset(
     path: Path,     # The GeoTIFF
     output: Output, # What it holds
@@ -105,7 +105,7 @@ def _asset(
             "roles": ["data"], "bands": [{"name": b, "data_type": output.dtype, "nodata": nodata} for b in output.bands], **classes,
             "file:size": path.stat().st_size, "file:checksum": checksum}
 
-# %% ../nbs/50b_stac.ipynb #bc0305ea
+# %% ../nbs/50b_stac.ipynb #4009e5c6
 def map_item(
     folder: str | Path,        # Where the files of the outputs are
     grid: Grid,                # Of the maps
@@ -130,7 +130,7 @@ def map_item(
     return {"type": "Feature", "stac_version": "1.1.0", "stac_extensions": [_SCHEMA.format(u) for u in sorted(used)],
             "id": f"{body.name.lower() if body else 'map'}-{made}", **where, "properties": properties, "links": [], "assets": assets}
 
-
+# %% ../nbs/50b_stac.ipynb #f8062f3f
 def write_item(
     folder: str | Path,        # Where the files of the outputs are
     *args,                     # Passed to `map_item`

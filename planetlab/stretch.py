@@ -55,7 +55,7 @@ def _prepare(
     spread = pixels[:, valid].std(1)[:, None, None]
     return pixels / np.where(spread > 0, spread, 1)
 
-
+# %% ../nbs/12_stretch.ipynb #3d1bd3a1
 def _sample(
     tiles: Iterable[tuple[np.ndarray, np.ndarray]], # Pairs of (C, H, W) pixels and (H, W) valid
     levelled: bool,                                 # Remove each tile's regional slope first
@@ -70,7 +70,7 @@ def _sample(
     if values.shape[1] == 0: raise EmptyTile("no valid pixel to fit a stretch on; check the nodata value of the input")
     return values
 
-# %% ../nbs/12_stretch.ipynb #3d1bd3a1
+# %% ../nbs/12_stretch.ipynb #77fc7a02
 def _fitted(low, high, levelled, relative, unit) -> Stretch:
     "A stretch that no constant band can break"
     default = "spreads" if relative else "m" if levelled else UNCALIBRATED
@@ -90,7 +90,7 @@ def fit_stretch(
     a, b = np.percentile(_sample(tiles, levelled, relative), percentiles, axis=1)
     return _fitted(a, b, levelled, relative, unit)
 
-
+# %% ../nbs/12_stretch.ipynb #e975b3e1
 def fit_zscore(
     tiles: Iterable[tuple[np.ndarray, np.ndarray]], # Pairs of (C, H, W) pixels and (H, W) valid
     sigmas: float = 3.0,                            # Standard deviations below the mean sent to 0, above it to 1
@@ -132,7 +132,7 @@ def to_unit(
     values.clip(0, 1, out=values)
     return values if valid.all() else np.where(valid, values, np.float32(GAP))
 
-
+# %% ../nbs/12_stretch.ipynb #b352cf13
 def from_unit(
     unit: np.ndarray, # (C, H, W) in [0, 1]
     stretch: Stretch, # As it was stretched

@@ -51,7 +51,7 @@ def read_structures(
     table["look_deg"] = float(_tags(folder / "sar.tif").get("LOOK_DEG", "nan"))
     return table
 
-
+# %% ../nbs/15_structures.ipynb #dbd1b6fd
 def structure_grid(
     row,             # A row of `read_structures`
     size: int,       # Side of the window, px
@@ -134,7 +134,7 @@ def read_crop(
     if len(rows) and name.product == "topo": valid[rows[0]:rows[-1] + 1, cols[0]:cols[-1] + 1] = True
     return Tile(tile.pixels, tile.valid & valid, _crop_grid(name, valid.shape), VENUS)
 
-
+# %% ../nbs/15_structures.ipynb #02c69e7f
 def seed_windows(
     height: int, # Of a published window, px
     width: int,  # Of a published window, px
@@ -200,7 +200,7 @@ def _shares(
     pixel = np.arange(n)
     return (np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)).clip(0).astype("float32")
 
-
+# %% ../nbs/15_structures.ipynb #052a80e9
 def crop_tile(
     crop: Tile,  # From `read_crop`
     k: int,      # Index of the tile

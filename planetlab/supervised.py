@@ -137,7 +137,7 @@ def _doubted(
     best = sure.argmax(1)
     return np.where((sure.max(1) >= 0) & (best != classes), best, -1)
 
-
+# %% ../nbs/48b_supervised.ipynb #b9cd3f46
 def doubts(
     z: np.ndarray,     # (N, D) features
     classes: Sequence, # (N,) int, -1 unlabelled: left out

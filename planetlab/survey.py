@@ -71,7 +71,7 @@ def read_sample(
                                           else f"{path} labels no place; fill in `label` with one of {', '.join(classes)}")
     return table.assign(label=table.label.astype(str).str.strip().map(ids))
 
-
+# %% ../nbs/54_survey.ipynb #f8f0c98f
 def at_places(
     mapped: Scene,        # A class map with a CRS
     sample: pd.DataFrame, # With lon and lat

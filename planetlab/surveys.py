@@ -25,7 +25,7 @@ _NAME = re.compile(rf"(?P<prefix>cor|vlcInt|vlc)_(?P<number>[0-9]{{3}}|[1-9][0-9
                    rf"_(?P<lat>{_N})_(?P<lon>{_N})_(?P<width_km>{_N})km(?P<product>_topo)?(?:_(?P<tile>0|[1-9][0-9]*))?\.tif")
 _FORM = "<cor|vlc|vlcInt>_<nnn>_<Name>_<D>km_<lat>_<lon>_<W>km[_topo][_<tile>].tif"
 
-
+# %% ../nbs/09a_surveys.ipynb #a400ab7f
 @dataclass(frozen=True)
 class StructureName:
     "What the file name of a published window says"
@@ -65,7 +65,7 @@ def parse_name(
                          Decimal(part["min_km"]) if part["min_km"] else None, "topo" if part["product"] else "sar",
                          int(part["tile"]) if part["tile"] else None, underscored)
 
-
+# %% ../nbs/09a_surveys.ipynb #abb16957
 def format_name(
     name: StructureName, # What to write
 ) -> str: # File name
@@ -95,7 +95,7 @@ def read_table(
     if missing: raise BadInput(f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, table))}")
     return table
 
-
+# %% ../nbs/09a_surveys.ipynb #bbba9bba
 def read_published(
     path: str | Path, # One published table
 ) -> pd.DataFrame: # id, type, lat and lon (degrees), name, max_km, min_km (NaN where not measured)

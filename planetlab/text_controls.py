@@ -54,7 +54,7 @@ def labelled_vectors(
     if not sum(map(len, ys)): raise BadInput(f"not one labelled pixel in {len(ys)} chips; give chips with labels other than {ignore}")
     return np.concatenate(xs).astype("float32"), np.concatenate(ys)
 
-
+# %% ../nbs/48c_text_controls.ipynb #e93c516c
 @dataclass(frozen=True, eq=False)
 class _Linear:
     weights: np.ndarray # (K, C)
@@ -160,7 +160,7 @@ class _Read:
         chip = self.chips[i]
         return chip.pixels, chip.labels if self.hidden is None else np.where(chip.labels == self.hidden, IGNORE, chip.labels).astype("uint8"), chip.valid
 
-
+# %% ../nbs/48c_text_controls.ipynb #e8c40d57
 @dataclass(frozen=True)
 class Study:
     "Chips to learn from and to be judged on, and how to learn"
@@ -241,12 +241,12 @@ def orthogonal(
     "Random texts that say who is who, and nothing else"
     return np.linalg.qr(rng.normal(size=texts.shape[::-1]))[0].T.astype("float32")
 
-
+# %% ../nbs/48c_text_controls.ipynb #97fe93c0
 def controls(
     texts: np.ndarray, # (K, D), true
     *,
     rng: np.random.Generator, # Source of every draw
-) -> dict[str, np.ndarray]: # "true", "shuffled", "orthogonal"
+) -> dict[str, np.ndarray]: # (K, D) each: "true", "shuffled", "orthogonal"
     "What to train with"
     return {"true": texts, "shuffled": shuffled(texts, rng=rng), "orthogonal": orthogonal(texts, rng=rng)}
 
@@ -278,7 +278,7 @@ def found_unseen(
     margin = logits[k][counted] - np.delete(logits, k, 0).max(0)[counted]
     return {"AUC": float(roc_auc_score(true, margin)), "IoU": float((true & said).sum() / (true | said).sum())}
 
-
+# %% ../nbs/48c_text_controls.ipynb #98003e53
 def transfer(
     study: Study,         # Whose network reads texts
     texts: np.ndarray,    # (K, D), row c describes class c

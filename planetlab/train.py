@@ -49,7 +49,7 @@ class Constant:
     "Stay"
     def __call__(self, opt, epochs, steps): return lr_scheduler.ConstantLR(opt, 1.0)
 
-
+# %% ../nbs/21_train.ipynb #5a9fd0c6
 @dataclass(frozen=True)
 class Decay:
     "Keep a share of the learning rate after every epoch"
@@ -104,7 +104,7 @@ def keep_memory() -> bool: # False where the C library is not glibc
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     return all([mallopt(option, 1 << 30) for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD)])
 
-
+# %% ../nbs/21_train.ipynb #2b95df82
 def memory_format(
     model: nn.Module, # Any
 ) -> torch.memory_format: # Its own `memory_format` if it names one
@@ -175,7 +175,7 @@ class _Draws:
         for source, noise in zip([torch, self.module], state["noise"][self.crew.process_index]): source.set_rng_state(noise)
         for g, order in zip(self.generators, state["order"]): g.set_state(order)
 
-
+# %% ../nbs/21_train.ipynb #226a5f57
 def _origin(
     task: _Task,       # Model and loss as they start
     loaders: Iterable, # Of batches to learn from and to judge by
@@ -194,7 +194,7 @@ def _origin(
     for t in tensors: sha.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return sha.hexdigest()
 
-# %% ../nbs/21_train.ipynb #226a5f57
+# %% ../nbs/21_train.ipynb #e70064b8
 class TrainState:
     "The file in which a training is kept between epochs"
     def __init__(self,
@@ -219,7 +219,7 @@ class TrainState:
         if write:
             with atomic(self.path) as p, open(p, "wb") as f: torch.save(state, f)
 
-    def load(self, parts: dict, origin: str) -> list[dict]: # Rows so far
+    def load(self, parts: dict, origin: str) -> list[dict]: # Rows so far; `parts` and `origin` as `save` wrote them
         "Put every part back as it was; raises `ModelMismatch` if another training saved this"
         if not self.path.exists(): return []
         state = self._read()
@@ -287,7 +287,7 @@ def fit(
     if isinstance(state, (str, Path)): state = TrainState(state)
     run = _Run(model, loss_fn, train, val, recipe)
     if run.crew.num_processes > 1 and getattr(train, "generator", None) is None:
-        raise BadInput("batches without a `generator` differ between processes; give the loader one, seeded alike everywhere")
+        raise BadInput(f"batches without a `generator` differ between the {run.crew.num_processes} processes; give the loader one, seeded alike everywhere")
     origin = _origin(run.task, (train, val), recipe, run.crew.num_processes) if state else ""
     rows = state.load(run.parts, origin) if state else []
     model.eval()

@@ -23,7 +23,7 @@ def _cells(
     cover = np.minimum(edges[1:, None], at + 1) - np.maximum(edges[:-1, None], at)
     return (cover.clip(0, None) * cells / size).astype("float32")
 
-
+# %% ../nbs/18a_twins.ipynb #7ddc7025
 def _small(
     images: np.ndarray, # (N, C, H, W), C is 1 or 3
     down: Callable,     # `down(n)` gives (cells, n) weights along a side of n pixels
@@ -90,7 +90,7 @@ def _near_pairs(
         pairs.append(np.argwhere(hit) + a)
     return np.concatenate(pairs)
 
-
+# %% ../nbs/18a_twins.ipynb #e7c64014
 def hash_twins(
     hashes: np.ndarray, # (N,) uint64, from `perceptual_hash`
     reach: int = 10,    # Bits in which twins may differ, of 64
@@ -103,7 +103,7 @@ def hash_twins(
     if not 0 <= reach < 32: raise BadInput(f"reach {reach}; hashes of strangers differ in 32 of 64 bits, give 0 to 31")
     return _near_pairs(len(hashes), lambda a, b: np.bitwise_count(hashes[a:b, None] ^ hashes[a:]) <= reach, most, block)
 
-# %% ../nbs/18a_twins.ipynb #e7c64014
+# %% ../nbs/18a_twins.ipynb #8ca5506e
 def _unit(features: np.ndarray) -> np.ndarray: # (N, D) float32, each of length 1 or 0
     "Directions"
     features = np.asarray(features, "float32")
@@ -119,7 +119,7 @@ def _over_both(a: np.ndarray, b: np.ndarray) -> np.ndarray: # (n, m)
         spread = np.sqrt((a**2 @ in_b.T - sum_a**2 / n) * (in_a @ (b**2).T - sum_b**2 / n))
         return np.where((4 * n > a.shape[1]) & (spread > 1e-5), (a @ b.T - sum_a * sum_b / n) / spread, 0)
 
-
+# %% ../nbs/18a_twins.ipynb #07a6cbee
 def feature_twins(
     features: np.ndarray, # (N, D) thumbnails, or what an encoder makes of images
     alike: float = 0.98,  # Cosine from which two images are twins

@@ -59,7 +59,7 @@ def as_float(
         return {field: n}
     return read
 
-
+# %% ../nbs/14c_values.ipynb #e3721b2b
 def as_int(
     field: str, # Of a record
 ) -> Reader:
@@ -113,7 +113,7 @@ def as_instrument(
     camera, side, _ = read_instrument(word)
     return {"instrument": word, "camera": camera, "side": side}
 
-
+# %% ../nbs/14c_values.ipynb #d589a650
 def as_size(
     v: object, # Text with numbers
     page: str, # Address of the page

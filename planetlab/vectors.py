@@ -48,7 +48,7 @@ class _Job(NamedTuple):
     @property
     def known(self): return self.scene.grid.crs is not None and self.scene.body is not None
 
-
+# %% ../nbs/51_vectors.ipynb #d6e06fc9
 def _label(window: Window, job: _Job) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # (h, w) int32 from 1, uint8, bool
     "Numbers of the connected regions of a block, its classes, and where a neighbour is missing"
     row, col, h, w = (int(v) for v in (window.row_off, window.col_off, window.height, window.width))
@@ -108,7 +108,7 @@ def _pairs(a: np.ndarray, b: np.ndarray, eight: bool) -> list[tuple[np.ndarray, 
     "Neighbours across a seam, from the numbers along its two sides"
     return [(a, b)] + ([(a[1:], b[:-1]), (a[:-1], b[1:])] if eight else [])
 
-
+# %% ../nbs/51_vectors.ipynb #a10c6592
 def _components(table: pd.DataFrame, links: list[tuple]) -> np.ndarray: # (n,) int, from 0
     "Which rows of a table are one object"
     a, b = (np.concatenate(v) for v in zip(*links)) if links else (np.zeros(0, int), np.zeros(0, int))
@@ -117,10 +117,10 @@ def _components(table: pd.DataFrame, links: list[tuple]) -> np.ndarray: # (n,) i
     a, b = a[kind[a] == kind[b]], b[kind[a] == kind[b]]
     return connected_components(coo_array((np.ones(len(a), bool), (a, b)), shape=(len(table), len(table))), directed=False)[1]
 
-# %% ../nbs/51_vectors.ipynb #a10c6592
+# %% ../nbs/51_vectors.ipynb #7ec8374d
 _SUM = {"id": "min", "class_id": "first", "n_px": "sum", "touches_edge": "any", "area_m2": "sum", "p": "sum", "n_p": "sum"}
 
-
+# %% ../nbs/51_vectors.ipynb #cc4fa965
 def _sweep(windows: list[Window], state: _Open, job: _Job) -> tuple[_Open, _Open]: # Complete; open
     "Go through one row of blocks"
     tables, shapes, owners, links, n = [state.table], [state.shapes], [state.owner], [], len(state.table)
@@ -147,7 +147,7 @@ def _sweep(windows: list[Window], state: _Open, job: _Job) -> tuple[_Open, _Open
     state, grows = _Open(table, shapes, owner, line), np.isin(np.arange(len(table)), line - 1)
     return _pick(state, ~grows), _pick(state, grows)
 
-
+# %% ../nbs/51_vectors.ipynb #27ee141a
 def _pick(state: _Open, which: np.ndarray) -> _Open:
     "Some of the objects, numbered anew"
     new = np.r_[0, np.cumsum(which) * which]
@@ -217,7 +217,7 @@ def _check(scene: Scene, probability: Scene | None, classes: Sequence[int] | Non
     lat = to_lonlat(*(grid.transform @ (np.full(2, grid.width / 2), np.array([0, grid.height]))), grid.crs, scene.body)[1]
     return tuple(bool(v) for v in ~(np.abs(lat) < 90 - 1e-6))
 
-
+# %% ../nbs/51_vectors.ipynb #ee791bff
 def _finish(done: _Open, job: _Job, min_px: int) -> gpd.GeoDataFrame:
     "The rows of complete objects"
     done = _pick(done, (done.table.n_px >= min_px).to_numpy())
@@ -235,7 +235,7 @@ def _finish(done: _Open, job: _Job, min_px: int) -> gpd.GeoDataFrame:
     made.attrs = job.attrs
     return made
 
-# %% ../nbs/51_vectors.ipynb #ee791bff
+# %% ../nbs/51_vectors.ipynb #f5dbd08e
 def iter_objects(
     scene: Scene,               # A class map of any size
     names: Sequence[str] = (),  # Of class 0, 1, …; from the file if there are none
@@ -260,7 +260,7 @@ def iter_objects(
             if len(done.table): yield _finish(done, job, min_px)
     yield _finish(state, job, min_px)
 
-
+# %% ../nbs/51_vectors.ipynb #49394773
 def find_objects(
     scene: Scene,              # A class map of any size
     names: Sequence[str] = (), # Of class 0, 1, …; from the file if there are none

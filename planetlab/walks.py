@@ -15,7 +15,7 @@ from .models.autoencoder import Autoencoder, filled, kl_to_unit
 
 # %% ../nbs/40a_walks.ipynb #68a3f81f
 def _features(model: Autoencoder, x: Tensor, valid: Tensor | None) -> Tensor: # As `model.mu` takes it
-    if model.logvar is None: raise BadInput("a plain autoencoder has no variances, and no space to walk in; use variational=True")
+    if model.logvar is None: raise BadInput(f"a plain autoencoder has no variances, and no space to walk in: variational={model.design.variational}; use variational=True")
     return model.encoder(x if valid is None else filled(x, valid))
 
 

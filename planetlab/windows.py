@@ -51,7 +51,7 @@ def _spans(
     if edge == "pad": return [(s, size) for s in starts]
     return [(s, min(size, length - s)) for s in starts]
 
-
+# %% ../nbs/10_windows.ipynb #ba2e4139
 def tile_windows(
     height: int,                                 # Raster height, px
     width: int,                                  # Raster width, px
@@ -93,7 +93,7 @@ def to_tiles(
     img: np.ndarray,         # (H, W) or (C, H, W)
     windows: list[Window],   # From `tile_windows`
     fill: float = 0,         # Stands where a window hangs over the edge; False for a `valid` array
-) -> list[np.ndarray]: # One per window, in its size and the dtype of `img`
+) -> list[np.ndarray]: # (h, w) or (C, h, w), one per window, in the dtype of `img`
     "Cut an array into its windows"
     tiles = []
     for w in windows:
@@ -104,7 +104,7 @@ def to_tiles(
         tiles.append(tile)
     return tiles
 
-
+# %% ../nbs/10_windows.ipynb #c1d8ecab
 def from_tiles(
     tiles: list[np.ndarray], # (h, w) or (C, h, w), one per window
     windows: list[Window],   # Where each came from

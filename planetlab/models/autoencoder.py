@@ -47,6 +47,7 @@ def _transposed_up(a, b, n, cut):
     return nn.Sequential(*_cut(nn.ConvTranspose2d(a, b, 3, 2, 1, 1), cut), nn.BatchNorm2d(b), nn.LeakyReLU())
 def _transposed_last(a, b, n, cut): return [_transposed_up(a, a, n, cut), nn.Conv2d(a, b, 3, 1, 1)]
 
+# %% ../../nbs/30_models.autoencoder.ipynb #317ca91a
 def _pooled_down(a, b, n): return nn.Sequential(nn.Conv2d(a, b, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2))
 def _pooled_last(a, b, n, cut): return _cut(nn.ConvTranspose2d(a, b, 4, 2, 1), cut)
 def _pooled_up(a, b, n, cut): return nn.Sequential(*_pooled_last(a, b, n, cut), nn.ReLU())
@@ -90,7 +91,7 @@ def _resnet_last(block, a, b, n, cut):
     draw = nn.Conv2d(a, c, 3, 1, 1, bias=False), nn.BatchNorm2d(c), nn.ReLU()
     return [_resnet_up(block, a, a, n, 0), *draw, *_strided_last(c, b, n, cut)]
 
-
+# %% ../../nbs/30_models.autoencoder.ipynb #530a2788
 FAMILIES = {
     "strided": Family(_strided_down, _strided_down, _strided_up, _strided_last),
     "transposed": Family(_transposed_down, _transposed_down, _transposed_up, _transposed_last),
@@ -149,7 +150,7 @@ def _way_up(d: Design) -> list[nn.Module]: # The steps of the decoder and what d
     up = [family.up(c[i], c[i + 1], layers[n - 1 - i], cuts[i]) for i in range(n - 1)]
     return [*up, *family.last(c[-1], d.channels, layers[0], cuts[-1])]
 
-
+# %% ../../nbs/30_models.autoencoder.ipynb #81ec68db
 def _ends(
     d: Design,
     bottom: torch.Size, # (c, h, w) that the encoder leaves
@@ -211,7 +212,7 @@ class Autoencoder(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor: return self.mu(self.encoder(_fitting(x, self.design, self.step)))
 
-    def decode(self, z: Tensor, size: Sequence[int] | None = None) -> Tensor: # Height and width, px
+    def decode(self, z: Tensor, size: Sequence[int] | None = None) -> Tensor: # (B, D) or (B, D, h, w) -> (B, C, *size); `size` is height and width, px
         x, size = self.decoder(z), tuple(size or (self.design.size, self.design.size))
         if self.design.bottleneck == "spatial": return x[..., :size[0], :size[1]]
         return x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear")
@@ -228,7 +229,7 @@ class Autoencoder(nn.Module):
         return VAEOut(self.decode(z, x.shape[2:]), mu, logvar, steps)
 
     def sample(self, n: int, *, generator: torch.Generator) -> Tensor: # (n, C, H, H)
-        if self.logvar is None: raise BadInput("a plain autoencoder has no distribution to sample from; use variational=True")
+        if self.logvar is None: raise BadInput(f"a plain autoencoder has no distribution to sample from: variational={self.design.variational}; use variational=True")
         z = torch.randn(n, *self.code, generator=generator, device=generator.device)
         return self.decode(z.to(next(self.parameters()).device))
 
@@ -278,7 +279,7 @@ def vae_loss(
 ) -> dict[str, Tensor]: # `loss` per pixel, and `recon` and `kl` in nats per chip
     "Gaussian reconstruction error of valid pixels plus the KL to a unit Gaussian"
     out = model(filled(x, valid))
-    if out.logvar is None: raise BadInput("a plain autoencoder has no variances; use variational=True, or an `Objective`")
+    if out.logvar is None: raise BadInput(f"a plain autoencoder has no variances: variational={model.design.variational}; use variational=True, or an `Objective`")
     error = torch.where(valid, out.recon.float() - x, 0).square().sum((1, 2, 3))
     share = valid.float().mean((1, 2, 3)).clamp(min=1e-6)
     recon = (error / share / (2 * sigma**2)).mean()
@@ -309,7 +310,7 @@ PRESETS = {
         (32, 64, 128, 32), (32, 64, 128, 256, 64), (32, 64, 128, 256, 512, 128), (32, 64, 128, 256, 512, 1024, 512))},
 }
 
-
+# %% ../../nbs/30_models.autoencoder.ipynb #0e8bc7f4
 def preset(
     name: str, # A key of `PRESETS`
     **changes, # Fields of `Design` to change, such as `latent` or `size`

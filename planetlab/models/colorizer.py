@@ -61,7 +61,7 @@ class SeedColorizer(nn.Module):
         if self.args["head"] == "regression": return y.float()
         return torch.stack([half.argmax(1) - 127 for half in y.chunk(2, 1)], 1).float()
 
-    def loss(self, x: Tensor, ab: Tensor, valid: Tensor) -> Tensor: # As `colour_loss` gives them -> scalar
+    def loss(self, x: Tensor, ab: Tensor, valid: Tensor) -> Tensor: # (B, 1, H, W), (B, 2, H, W), (B, H, W) -> scalar
         y = self(x).float()
         if self.args["head"] == "regression": return _squared(y, ab, valid)
         bins = torch.where(valid[:, None], (ab.round() + 127).clamp(0, 255).long(), -1)
@@ -103,13 +103,13 @@ class Colorizer(nn.Module):
         ab = annealed_mean(y, self.bins, self.args["temperature"]) if self.args["head"] == "bins" else y.float()
         return F.interpolate(ab, scale_factor=2, mode="bilinear")[..., :x.shape[2], :x.shape[3]]
 
-    def cooled(self, temperature: float) -> "Colorizer": # The same network
+    def cooled(self, temperature: float) -> "Colorizer": # The same network; `temperature` is above 0, 1 changes nothing
         "Answer at another temperature"
         if not temperature > 0: raise BadInput(f"temperature {temperature}; use a number above 0, 1 for the mean")
         self.args["temperature"] = temperature
         return self
 
-    def loss(self, x: Tensor, ab: Tensor, valid: Tensor) -> Tensor: # As `colour_loss` gives them -> scalar
+    def loss(self, x: Tensor, ab: Tensor, valid: Tensor) -> Tensor: # (B, 1, H, W), (B, 2, H, W), (B, H, W) -> scalar
         y, (ab, valid) = self(x).float(), half_size(ab, valid)
         if self.args["head"] == "regression": return _squared(y, ab, valid) / 100
         which, share = soft_bins(ab.movedim(1, -1)[valid], self.bins)

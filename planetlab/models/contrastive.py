@@ -31,7 +31,7 @@ class Change:
     def __post_init__(self):
         if not 0 < self.area <= 1: raise BadInput(f"area {self.area} of a picture; use more than 0, and 1 for all of it")
 
-
+# %% ../../nbs/32_models.contrastive.ipynb #22811424
 def draw_views(
     x: Tensor,      # (B, C, H, H) in [0, 1]
     size: int,      # Side of a view, px
@@ -72,7 +72,7 @@ class Pairs:
     ):
         if len(images) != len(groups) or len(images) < 2: raise BadInput(f"{len(images)} images and {len(groups)} groups; give a group for each, and two images or more")
         _, ids, n = np.unique(groups, return_inverse=True, return_counts=True)
-        if len(n) < 2: raise BadInput("all images are of one group, so none is different; give finer groups")
+        if len(n) < 2: raise BadInput(f"all {len(images)} images are of one group, so none is different; give finer groups")
         self.images, self.size, self.change, self.batch, self.other = images, size, change, min(batch, len(images)), other
         self.ids, self.n, self.start = (torch.from_numpy(v) for v in (ids, n, np.cumsum(n) - n))
         self.order, self.weight = torch.from_numpy(np.argsort(ids, kind="stable")), self.n[self.ids] ** -0.5
@@ -98,7 +98,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor: return F.relu(self.second(F.relu(self.first(x))) + self.side(x))
 
-
+# %% ../../nbs/32_models.contrastive.ipynb #7b57ae15
 class ConvEncoder(nn.Module):
     "A small residual network that describes pictures"
     def __init__(self,
@@ -170,7 +170,12 @@ class Contrast:
     kind: Callable = contrast # `(z, groups) -> scalar`
     gradients: float = 1.0    # Weight of the predicted gradients; 0: none
 
-    def __call__(self, model: nn.Module, a: Tensor, b: Tensor, groups: Tensor) -> dict[str, Tensor]: # `loss`, `views`, `gradients`
+    def __call__(self,
+        model: nn.Module, # Such as a `ConvEncoder`
+        a: Tensor,        # (B, C, H, H) one view of each picture
+        b: Tensor,        # (B, C, H, H) another of the same
+        groups: Tensor,   # (B,) int; views of one group are no strangers
+    ) -> dict[str, Tensor]: # `loss`, `views`, `gradients`
         x = torch.cat([a, b]).contiguous(memory_format=torch.channels_last)
         _, z, drawn = model(x)
         with torch.autocast(x.device.type, enabled=False):

@@ -63,7 +63,7 @@ class DeepCluster(nn.Module):
 # %% ../../nbs/36_models.deepcluster.ipynb #bd3437e6
 def soft_labels(
     model: nn.Module, # `DeepCluster` or `Heads`
-    *inputs: Tensor,  # What it takes, N rows each
+    *inputs: Tensor,  # (N, …) what it takes
     batch: int = 512, # Rows at a time
 ) -> Tensor: # (N, K), rows sum to 1; `argmax(1)` is the label
     "How much each row belongs to each group"
@@ -189,7 +189,7 @@ class Head(nn.Module):
         dim: int,   # D, numbers per row
         k: int,     # Groups
         heads: int, # H
-        width: int, # Of the layer between
+        width: int, # Of the layer between, numbers
     ):
         super().__init__()
         self.first = nn.Parameter(torch.randn(heads, dim, width) / dim**0.5)
@@ -207,7 +207,7 @@ class Heads(nn.Module):
         dim: int,         # D, numbers per row
         k: int,           # Groups
         heads: int = 8,   # H, that are trained together
-        width: int = 128, # Of the layer between
+        width: int = 128, # Of the layer between, numbers
         keep: float = 0.99, # Part of a teacher kept in each step
     ):
         super().__init__()
@@ -267,7 +267,7 @@ def neighbours(
     order = np.argsort(ids[near] == ids[:, None], axis=1, kind="stable")[:, :n]
     return np.take_along_axis(near, order, 1)
 
-
+# %% ../../nbs/36_models.deepcluster.ipynb #b7ee8ef7
 class Pairs:
     "Batches of rows, each with one of its neighbours, drawn anew in each loop"
     def __init__(self,

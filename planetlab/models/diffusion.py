@@ -50,7 +50,7 @@ def cosine_schedule(
     t = torch.linspace(0, 1, STEPS + 1, dtype=torch.float64)
     return _falling(((t + shift) / (1 + shift) * math.pi / 2).cos().square())
 
-
+# %% ../../nbs/37_models.diffusion.ipynb #cfba7a08
 def sigmoid_schedule(
     start: float = -3.0, # Where on the sigmoid step 0 lies
     end: float = 3.0,    # Where the last step lies
@@ -90,7 +90,7 @@ def _unet(
         down_block_types=("DownBlock2D",) * (n - 1) + ("AttnDownBlock2D",), up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (n - 1),
         norm_num_groups=math.gcd(8, *widths), attention_head_dim=math.gcd(32, coarse), num_class_embeds=labels or None)
 
-
+# %% ../../nbs/37_models.diffusion.ipynb #06379ba6
 class Denoiser(nn.Module):
     "A U-Net that takes noise out of pictures, and knows how it was put in"
     def __init__(self,
@@ -124,11 +124,11 @@ class Denoiser(nn.Module):
         return F.pixel_shuffle(self.net(F.pixel_unshuffle(x, self.patch), t, kind, return_dict=False)[0], self.patch)
 
 # %% ../../nbs/37_models.diffusion.ipynb #ed3879cc
-def even(left: Tensor) -> Tensor: return torch.ones_like(left)
-def by_signal(left: Tensor) -> Tensor: return left
-def as_velocity(left: Tensor) -> Tensor: return 1 / (1 - left).clamp(min=0.1)
+def even(left: Tensor) -> Tensor: return torch.ones_like(left) # (B,) signal left, 0 to 1 -> (B,) weights
+def by_signal(left: Tensor) -> Tensor: return left # the same
+def as_velocity(left: Tensor) -> Tensor: return 1 / (1 - left).clamp(min=0.1) # the same
 
-
+# %% ../../nbs/37_models.diffusion.ipynb #fe0ba7b2
 WEIGHTS = {"even": even, "by_signal": by_signal, "as_velocity": as_velocity} # (B,) share left -> what an error counts
 
 

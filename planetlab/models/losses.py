@@ -59,7 +59,7 @@ class CrossEntropy:
     "Surprise, in nats per labelled pixel"
     weights: tuple[float, ...] | None = None # (K,) of the classes; None: all alike
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor: # (B, K, H, W) and (B, H, W) -> scalar
         known, ids = _known(logits, labels), labels.long()
         weight = None if self.weights is None else logits.new_tensor(self.weights, dtype=torch.float32)
         total = known.sum() if weight is None else (weight[ids * known] * known).sum()
@@ -92,7 +92,7 @@ class Dice(_Area):
 class Jaccard(_Area):
     "1 - intersection over union of the probabilities, mean over the classes that occur"
 
-
+# %% ../../nbs/34a_models.losses.ipynb #a5754a28
 class Lovasz(_Area):
     "Convex surface through 1 - intersection over union, mean over the classes that occur"
 

@@ -42,7 +42,7 @@ def l1(
     "Mean absolute error of valid pixels"
     return _mean((recon - filled(x, valid)).abs(), valid)
 
-
+# %% ../../nbs/31_models.objective.ipynb #eee2b72a
 def bce(
     recon: Tensor, # (B, C, H, W) redrawn chips in [0, 1]
     x: Tensor,     # (B, C, H, W) chips in [0, 1]
@@ -67,7 +67,7 @@ def _window(
     across = F.conv2d(maps, g.view(1, 1, 1, 11).expand(n, -1, -1, -1), groups=n)
     return F.conv2d(across, g.view(1, 1, 11, 1).expand(n, -1, -1, -1), groups=n).transpose(0, 1)
 
-
+# %% ../../nbs/31_models.objective.ipynb #f041f4a2
 def _similarity(
     a: Tensor,     # (B, C, H, W), 0 where not `valid`
     b: Tensor,     # (B, C, H, W), 0 where not `valid`
@@ -92,7 +92,7 @@ def _half(
 ) -> Tensor: # (B, C, H // 2, W // 2) means of 2 x 2 valid pixels
     return F.avg_pool2d(a, 2) / F.avg_pool2d(valid, 2).clamp(min=0.25)
 
-
+# %% ../../nbs/31_models.objective.ipynb #b289251b
 def ms_ssim(
     recon: Tensor, # (B, C, H, W) redrawn chips
     x: Tensor,     # (B, C, H, W) chips in [0, 1]
@@ -114,7 +114,7 @@ def ms_ssim(
         powers = torch.where(s > 0, s, 1) ** torch.tensor(betas, dtype=kind, device=s.device)
         return torch.where(s > 0, powers, 0).prod(1)
 
-
+# %% ../../nbs/31_models.objective.ipynb #673fce71
 def dissimilarity(
     recon: Tensor, # (B, C, H, W) redrawn chips
     x: Tensor,     # (B, C, H, W) chips in [0, 1]
@@ -174,7 +174,7 @@ class Objective:
 
     def price(self, steps: Tensor | None) -> float: # Of one nat, after so many batches
         if self.schedule is held: return self.kl
-        if steps is None: raise BadInput("this model does not count its batches, which a schedule needs; build an `Autoencoder`")
+        if steps is None: raise BadInput(f"this model does not count its batches, which the schedule `{getattr(self.schedule, 'func', self.schedule).__name__}` needs; build an `Autoencoder`")
         return self.kl * self.schedule(int(steps))
 
 # %% ../../nbs/31_models.objective.ipynb #cd441275

@@ -49,7 +49,12 @@ def _rows(classes: int, size: int) -> Tensor: return torch.eye(classes, size) # 
 
 class SetAttention(nn.Module):
     "Coarse pixels ask a set of texts, and add what they hear"
-    def __init__(self, classes: int, size: int, dim: int, heads: int):
+    def __init__(self,
+        classes: int, # K
+        size: int,    # Numbers per text
+        dim: int,     # Channels of a pixel
+        heads: int,   # Of the attention
+    ):
         super().__init__()
         self.register_buffer("texts", _rows(classes, size))
         self.attend = nn.MultiheadAttention(dim, heads, dropout=0.1, kdim=size, vdim=size, batch_first=True)
@@ -60,10 +65,14 @@ class SetAttention(nn.Module):
         heard, _ = self.attend(asks, said, said, need_weights=False)
         return self.norm(asks + heard).transpose(1, 2).reshape(x.shape)
 
-
+# %% ../../nbs/34b_models.segformer.ipynb #87a95e6f
 class Prototypes(nn.Module):
     "A pixel belongs to the class whose text it agrees with"
-    def __init__(self, classes: int, size: int, dim: int):
+    def __init__(self,
+        classes: int, # K
+        size: int,    # Numbers per text
+        dim: int,     # Channels of a pixel
+    ):
         super().__init__()
         self.register_buffer("texts", _rows(classes, size))
         self.project = nn.Conv2d(dim, size, 1, bias=False)
@@ -104,7 +113,7 @@ def _network(bands: int, classes: int, d: Design) -> nn.Module:
 # %% ../../nbs/34b_models.segformer.ipynb #1c873362
 TEXT = ("none", "set", "prototypes") # How texts are read
 
-
+# %% ../../nbs/34b_models.segformer.ipynb #12285112
 class SegFormer(Freezable):
     "A hierarchical transformer with a light head, and texts of its classes if wanted"
     stride = 32 # Tiles begin at multiples of it, px; every pixel may look at the whole tile
@@ -148,13 +157,13 @@ def set_texts(
 ) -> SegFormer: # The model
     "Give a network the texts of its classes"
     part = {"set": model.read, "prototypes": model.head.classifier}.get(model.args["text"])
-    if part is None: raise BadInput('a network with text="none" reads none; make it with text="prototypes"')
+    if part is None: raise BadInput(f'{len(texts)} texts, but a network with text="none" reads none; make it with text="prototypes"')
     if tuple(texts.shape) != tuple(part.texts.shape):
         raise ModelMismatch(f"texts {tuple(texts.shape)} for a network of {tuple(part.texts.shape)}; make it with classes={texts.shape[0]}, text_size={texts.shape[-1]}")
     part.texts.copy_(texts)
     return model
 
-
+# %% ../../nbs/34b_models.segformer.ipynb #58c11d2b
 FIRST, LAST = "encoder.0.patch_embeddings.proj", "head.classifier" # Where bands come in; where classes go out
 
 
@@ -181,7 +190,7 @@ class Polynomial:
     def __post_init__(self):
         if self.power <= 0 or not 0 <= self.rise < 1: raise BadInput(f"power {self.power}, rise {self.rise}; a power above 0, and a part of the run below 1")
 
-    def __call__(self, opt, epochs, steps):
+    def __call__(self, opt, epochs, steps): # Optimiser, epochs, batches in each -> scheduler
         n = epochs * steps
         up = self.rise * n
         def share(step): return (step + 1) / (up + 1) if step < up else max(1 - (step - up) / (n - up), 0) ** self.power

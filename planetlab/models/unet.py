@@ -31,7 +31,7 @@ def _block(
         nn.init.kaiming_normal_(layers[-3].weight, nonlinearity="relu")
     return nn.Sequential(*layers)
 
-
+# %% ../../nbs/34_models.unet.ipynb #686d2ab3
 class _Plain(nn.Module):
     "Two convolutions, halve, two convolutions, halve …"
     def __init__(self, bands: int, widths: Sequence[int], norm: str):
@@ -106,7 +106,7 @@ def _check(encoder: str, bands: int, classes: int, widths: list[int], norm: str,
 # %% ../../nbs/34_models.unet.ipynb #dee9df2d
 class Freezable(nn.Module):
     "A network whose `encoder` can stop learning"
-    def freeze(self, frozen: bool = True) -> "Freezable":
+    def freeze(self, frozen: bool = True) -> "Freezable": # The same network
         "Keep the encoder as it is, running statistics included; or let it learn again"
         self.args["frozen"] = frozen
         self.encoder.requires_grad_(not frozen)
@@ -117,7 +117,7 @@ class Freezable(nn.Module):
         if self.args["frozen"]: self.encoder.eval()
         return self
 
-
+# %% ../../nbs/34_models.unet.ipynb #c6a11955
 class _Decoder(nn.Module):
     "Double, look back, convolve twice, until the picture is whole"
     def __init__(self, seen: dict, skips: dict, up: Sequence[int], classes: int, norm: str, centre: bool):

@@ -34,7 +34,7 @@ class _Unpool(nn.Module):
             raise BadInput(f"codes of {len(x)} images, positions of {0 if where is None else len(where)}; this decoder draws only what was encoded just before")
         return F.max_unpool2d(x, where, 2)
 
-
+# %% ../../nbs/30a_models.unpooled.ipynb #4fe13ba3
 class Unpooled(Autoencoder):
     "An autoencoder whose decoder is given the positions of the encoder's maxima"
     def __init__(self,

@@ -58,12 +58,12 @@ class PowerLaw:
         "Rocks of `d_m` or more per m² of ground"
         return self._scale() * (np.clip(d_m, self.d_min_m, self.d_max_m) ** -self.slope - self.d_max_m ** -self.slope)
 
-    def fraction(self, d_m: np.ndarray) -> np.ndarray:
+    def fraction(self, d_m: np.ndarray) -> np.ndarray: # (N,) m -> (N,) in [0, 1]
         "Share of the ground under rocks of `d_m` or more, if none overlap"
         d_m, left = np.clip(d_m, self.d_min_m, self.d_max_m), 2 - self.slope
         return self._scale() * self.slope * np.pi / 4 * d_m**left * boxcox(self.d_max_m / d_m, left)
 
-    def quantile(self, u: np.ndarray) -> np.ndarray:
+    def quantile(self, u: np.ndarray) -> np.ndarray: # (N,) in [0, 1] -> (N,) m
         "Diameter that a share `u` of the rocks reaches, m"
         small, large = self.d_min_m ** -self.slope, self.d_max_m ** -self.slope
         return (large + u * (small - large)) ** (-1 / self.slope)
@@ -138,9 +138,9 @@ class Stones(NamedTuple):
     normals: np.ndarray # (K, F, 3) float32 outward unit normals of the planes; east, north, up
     offsets: np.ndarray # (K, F) float32 distance of each plane from the origin, along its normal
     height: np.ndarray  # (K,) of the highest point
-    reach: np.ndarray   # (K,) farthest corner from the axis
+    reach: np.ndarray   # (K,) farthest corner from the axis, diameters
 
-
+# %% ../../nbs/07c_worlds.boulders.ipynb #996f1717
 @lru_cache(maxsize=1)
 def stones() -> Stones: # 64 of them, always the same
     "The shapes that rocks come in"
@@ -181,7 +181,7 @@ class Place:
         if min(self.rough_deg, self.craters, self.hills_m, self.patches, self.clumps) < 0:
             raise BadInput(f"{self}; roughness, craters, hills, patches and clumps are 0 or more")
 
-
+# %% ../../nbs/07c_worlds.boulders.ipynb #513c9552
 class Rocks(NamedTuple):
     "Every rock of a terrain, pebbles too"
     x_m: np.ndarray        # (N,) east of the corner, m
@@ -222,7 +222,7 @@ def sample(
     top, low = ((1 - u) * flat[r + j] + u * flat[r + right] for r in (i, k))
     return top + v * (low - top)
 
-
+# %% ../../nbs/07c_worlds.boulders.ipynb #a550bd02
 def ground_height(
     land: Terrain,   # The ground
     x_m: np.ndarray, # (...) east of the corner, m
@@ -256,7 +256,7 @@ def _strew(place: Place, shape: tuple[int, int], *, rng) -> Rocks:
     return Rocks(col * step, -row * step, d, rng.integers(0, 64, n), rng.uniform(0, 2 * np.pi, n),
                  np.exp(rng.normal(0, 0.25, n)), rng.beta(1.2, 1.6, n))
 
-
+# %% ../../nbs/07c_worlds.boulders.ipynb #7ade2852
 def make_terrain(
     place: Place, # What kind of ground
     *,

@@ -44,7 +44,7 @@ def form_of(
 @dataclass(frozen=True)
 class Region:
     "A desert's place and climate"
-    name: str
+    name: str          # Of the desert
     epsg: int          # UTM zone
     west_m: float      # Easting of the upper left corner, m
     north_m: float     # Northing of the upper left corner, m
@@ -54,7 +54,7 @@ class Region:
     vegetation: float  # And of plants
     number: int        # Decides how its embeddings differ from the others'
 
-
+# %% ../../nbs/08d_worlds.dunes.ipynb #8c8d22e7
 REGIONS = (Region("coast", 32733, 480_000, 7_340_000, 30, 0.1, -0.5, -0.4, 0),
            Region("plateau", 32733, 600_000, 7_280_000, 100, 0.3, 0.0, -0.8, 1),
            Region("basins", 32733, 740_000, 7_200_000, 200, 0.0, 0.5, -0.3, 2),
@@ -82,7 +82,7 @@ def _cells(u, v, along_px, across_px): # -1 to 1 from the middle of a cell
 
 def _wave(t): return np.sin(2 * np.pi * t)
 
-
+# %% ../../nbs/08d_worlds.dunes.ipynb #b2d64f0e
 def dune_relief(
     size: int,       # Side, px
     wind_deg: float, # Where the wind blows to, degrees clockwise from up
@@ -129,7 +129,7 @@ def _axes() -> np.ndarray: # (64, 64) float32, orthonormal rows: shared, ten cla
     "What the bands mean, the same in every desert"
     return np.linalg.qr(np.random.default_rng(1979).standard_normal((64, 64)))[0].T.astype("float32")
 
-
+# %% ../../nbs/08d_worlds.dunes.ipynb #bf2db08b
 def _shares(labels: np.ndarray, z: np.ndarray, signal: Signal) -> tuple[np.ndarray, np.ndarray]: # (10, H, W), (H, W)
     "How much of each class a pixel shows, and its height"
     share = np.stack([gaussian_filter((labels == k).astype("float32"), signal.mix_px) for k in range(len(CLASSES))])
@@ -170,7 +170,7 @@ class Desert(NamedTuple):
     grid: Grid            # Where it lies, `RES_M` metres to the pixel
     region: Region        # That it is a piece of
 
-
+# %% ../../nbs/08d_worlds.dunes.ipynb #74a6acfa
 def make_desert(
     region: Region,            # One of `REGIONS`
     size: int = 512,           # Side, px

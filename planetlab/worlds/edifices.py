@@ -24,7 +24,7 @@ def _outline(
     squeeze = np.sqrt(np.cos(off) ** 2 + (np.sin(off) / ratio) ** 2)
     return near.r_m / np.float32(radius_m) * squeeze * (1 + wobble(near.azimuth, amount, rng=rng))
 
-
+# %% ../../nbs/07_worlds.edifices.ipynb #4772d47c
 def _flows(
     rho: np.ndarray,     # (h, w) distance in radii
     azimuth: np.ndarray, # (h, w) radians
@@ -57,7 +57,7 @@ def _fractures(
     unbroken = np.cos(azimuth * rng.integers(9, 24) + 3 * rho + rng.uniform(0, 6)) > -0.5
     return rng.uniform(2.5, 6) * np.exp(-((np.sin(phase) / 0.35) ** 2)) * unbroken * belt
 
-
+# %% ../../nbs/07_worlds.edifices.ipynb #4c8180ce
 def corona(
     near: Polar,     # Pixels around the centre
     radius_m: float, # Semi-major axis of the annulus, m
@@ -128,7 +128,7 @@ def nova(
     height = rng.uniform(200, 700)
     return Layers(height * (1 - rho).clip(0), rng.uniform(2, 5) * rays * ends * step(rho, 0.95, 0.12), "nova", height)
 
-
+# %% ../../nbs/07_worlds.edifices.ipynb #74441b14
 def caldera(
     near: Polar,     # Pixels around the centre
     radius_m: float, # Semi-major axis, m

@@ -28,7 +28,7 @@ def hapke(
 def _h(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     return (1 + 2 * x) / (1 + 2 * x * np.sqrt(1 - w))
 
-
+# %% ../../nbs/07e_worlds.light.ipynb #424137bf
 def hapke_diffuse(
     mu: np.ndarray, # (...) cosine of the angle between normal and camera
     w: np.ndarray,  # (...) single-scattering albedo of the grains, 0 to 1

@@ -116,7 +116,7 @@ def _boxes(camera: Camera, points_m: np.ndarray) -> np.ndarray: # (N, P, 3) to (
     box = np.stack([v.clip(0, most) for pair, most in zip(ends, size) for v in pair], 1)
     return box.astype(int)
 
-
+# %% ../../nbs/07d_worlds.mast.ipynb #2b0a3cb2
 def _around(land: Terrain, camera: Camera, long: float, least_px: float) -> tuple[np.ndarray, np.ndarray]: # (N,) int which rock; (N, 2) m east and north
     "Rocks near the view and large enough; the larger ones are met again a square further on; `long` is the length of shadows in heights"
     rocks, side = land.rocks, land.side_m
@@ -179,7 +179,7 @@ def hit_rocks(
     if not found: return np.zeros(0, int), np.zeros(0, int), np.zeros(0, "float32")
     return tuple(np.concatenate(v) for v in zip(*found))
 
-
+# %% ../../nbs/07d_worlds.mast.ipynb #fffe3fac
 def shaded(
     near: Near,         # The rocks
     points: np.ndarray, # (H, W, 3) float32 what every pixel sees, m from the camera; NaN in the sky

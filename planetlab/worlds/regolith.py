@@ -81,7 +81,7 @@ def _spline(
     d = np.abs(at[:, None] / spacing - nodes)
     return nodes, np.where(d < 1, 2 / 3 - d**2 + d**3 / 2, (2 - d).clip(0) ** 3 / 6).astype("float32")
 
-
+# %% ../../nbs/07b_worlds.regolith.ipynb #35d29141
 def swell(
     region: Region,   # Its seed counts
     salt: int,        # Which field: fields of different salt have nothing in common
@@ -156,7 +156,7 @@ class Rocks(NamedTuple):
     shape: np.ndarray       # (N, 16) uniform numbers that its facets come from
     number: np.ndarray      # (N,) int32, 1, 2, …, its own in the whole region
 
-
+# %% ../../nbs/07b_worlds.regolith.ipynb #6a8e77cc
 def _sizes(
     n: int,                    # How many
     ends: tuple[float, float], # Smallest and largest
@@ -182,7 +182,7 @@ def _strewn(
     azimuth, away = rng.uniform(0, 2 * np.pi, len(of)), radius[of] * (0.5 + rng.gamma(1.6, 0.55, len(of)).clip(0, 2.6))
     return craters.row[of] + away * np.cos(azimuth), craters.col[of] + away * np.sin(azimuth)
 
-
+# %% ../../nbs/07b_worlds.regolith.ipynb #8ae22a55
 @lru_cache(maxsize=64)
 def cell_objects(
     region: Region, # What kind of ground
@@ -232,7 +232,7 @@ class Ground(NamedTuple):
     crater: np.ndarray  # (H, W) bool, inside a crater of the kind `SEEN`
     bright: np.ndarray  # (H, W) float32 albedo over its mean
 
-
+# %% ../../nbs/07b_worlds.regolith.ipynb #3b3ee4bf
 def _dig(
     craters: Craters,       # Rows and columns from the corner of the piece
     z: np.ndarray,          # (h * w + 1,) float32 relief, px; changed in place
@@ -293,7 +293,7 @@ def objects_near(
     found = [cell_objects(region, int(i), int(j)) for i in cells(rows) for j in cells(cols)]
     return tuple(kind(*map(np.concatenate, zip(*each))) for kind, each in zip((Craters, Rocks), zip(*found)))
 
-
+# %% ../../nbs/07b_worlds.regolith.ipynb #6601a04a
 def ground_at(
     region: Region,   # What kind of ground
     rows: np.ndarray, # (H,) consecutive int, px; rows beyond the region are ground too

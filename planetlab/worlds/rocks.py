@@ -30,7 +30,7 @@ from .terrain import fractal
 # %% ../../nbs/08c_worlds.rocks.ipynb #df823d6d
 CLASSES = ("ground", "small rock", "large rock", "sky") # Id 0, 1, 2, 3
 
-
+# %% ../../nbs/08c_worlds.rocks.ipynb #9e0060fb
 @dataclass(frozen=True)
 class World:
     "A place, its light and the camera one would send there"
@@ -54,9 +54,9 @@ class World:
 
     def __post_init__(self):
         if not 1 <= self.sun_deg[0] <= self.sun_deg[1] <= 90: raise BadInput(f"sun_deg {self.sun_deg}; give lowest and highest, 1 to 90 degrees")
-        if not len(self.ground) == len(self.rock) == len(self.haze): raise BadInput("ground, rock and haze need one albedo per band each")
+        if not len(self.ground) == len(self.rock) == len(self.haze): raise BadInput(f"albedos of {len(self.ground)} bands of ground, {len(self.rock)} of rock, {len(self.haze)} of haze; ground, rock and haze need one albedo per band each")
 
-
+# %% ../../nbs/08c_worlds.rocks.ipynb #2af1a2b2
 _YOUNG = Mixture((PowerLaw.of_cover(0.05, 1.4, 0.8), PowerLaw.of_cover(0.04, 2.0, 0.25, 0.45))) # Blocks from a crater near by, on older cobbles
 LUNAR = World(place=Place(_YOUNG, craters=0.02, rough_deg=4, hills_m=4), sun_deg=(25, 50), pitch_deg=(-21, -10), ground=(0.26,), rock=(0.46,))
 LUNAR_DAWN = replace(LUNAR, sun_deg=(5, 10))
@@ -89,7 +89,7 @@ def light_ground(
     east, south = (np.roll(z, -1, a) - np.roll(z, 1, a) for a in (1, 0))
     return Lit(land, np.stack([east / (2 * land.res_m), -south / (2 * land.res_m), land.tone, depth], -1).astype("float32"), sun_deg)
 
-
+# %% ../../nbs/08c_worlds.rocks.ipynb #8770ea91
 @lru_cache(maxsize=1)
 def _grain() -> np.ndarray: # (512, 512, 3) float32: two slopes and a tone, standard deviation 1, periodic
     "Texture of soil and stone"
@@ -106,7 +106,7 @@ def _texture(points: np.ndarray, foot_m: np.ndarray) -> np.ndarray: # (M, 3), (M
              for side, share in ((3.0, 0.26), (23.0, 0.20))]
     return parts[0] + parts[1]
 
-# %% ../../nbs/08c_worlds.rocks.ipynb #8770ea91
+# %% ../../nbs/08c_worlds.rocks.ipynb #efb0ad22
 def _faces(near: Near, points: np.ndarray, rock: np.ndarray) -> np.ndarray: # (M, 3) m from the camera, (M,) int to (M, 3)
     "Outward normals of rocks, their edges rounded"
     n = near.normals[rock]
@@ -120,7 +120,7 @@ def _toned(w: tuple[float, ...], tone: np.ndarray) -> np.ndarray: # (B,), (M,) t
     odds = np.array(w) / (1 - np.array(w)) * tone[:, None]
     return odds / (1 + odds)
 
-
+# %% ../../nbs/08c_worlds.rocks.ipynb #a02fe2fe
 def _surface(world: World, lit: Lit, camera: Camera, near: Near, points: np.ndarray, rock: np.ndarray):
     "Unit normals (M, 3), grain albedo (M, B) and the relief's shadow (M,) m at points (M, 3) m from the camera, of ground (`rock` < 0) or rock"
     at, stone = points + np.array([camera.x_m, camera.y_m, camera.z_m], "float32"), np.flatnonzero(rock >= 0)
@@ -174,7 +174,7 @@ def _expose(world: World, light: np.ndarray, *, rng: np.random.Generator) -> np.
         img = np.asarray(Image.open(sent)).reshape(img.shape)
     return img.transpose(2, 0, 1).copy()
 
-
+# %% ../../nbs/08c_worlds.rocks.ipynb #3cd2c745
 class Frame(NamedTuple):
     "A photograph with its truth"
     img: np.ndarray        # (C, H, W) uint8; one band from the Moon, three from Mars
@@ -265,7 +265,7 @@ def rock_frames(
     if n < 0 or poses < 1 or min(size) < 16: raise BadInput(f"{n} frames of {size} px, {poses} per terrain; give n >= 0, 16 px or more, one pose or more")
     return _frames(n, world, size, poses, rng)
 
-
+# %% ../../nbs/08c_worlds.rocks.ipynb #8dd70649
 def _frames(n, world, size, poses, rng) -> Iterator[Frame]:
     for i in range(n):
         if i % poses == 0:
@@ -284,7 +284,7 @@ def _save(path: Path, data: np.ndarray, palette: tuple = ()) -> str: # Its name 
     with atomic(path) as p: img.save(p)
     return f"{path.parent.name}/{path.name}"
 
-
+# %% ../../nbs/08c_worlds.rocks.ipynb #fdb4c77d
 def write_rocks(
     folder: str | Path,       # Made if missing
     frames: Iterable[Frame],  # Of one size; looped over once

@@ -41,7 +41,7 @@ def _plates(v, img, x, y, inside) -> None:
     seam, bolt = np.abs(np.maximum(px, py) - pitch / 2) - 0.014, np.hypot(px - pitch * 0.4, py - pitch * 0.4) - 0.028
     for d, tone in ((seam, 0.1), (bolt, 0.2)): over(img, 0.8 * fill(np.maximum(d, inside), v.px), _metal(v, tone, np.float32(0.5) + 0 * x))
 
-
+# %% ../../nbs/08a_worlds.rover.ipynb #4f3ad8c7
 def _backdrop(v: View) -> np.ndarray:
     "What lies behind the rover: ground, now and then with a horizon"
     u = v.u[:, 19, None, None]
@@ -69,7 +69,7 @@ def _wheel(v: View) -> np.ndarray:
     _disc(v, img, np.abs(r - 0.11), 0.05, 0.2, 0.6 + 0 * r, scale)
     return img
 
-
+# %% ../../nbs/08a_worlds.rover.ipynb #92da8437
 def _deck(v: View) -> np.ndarray:
     "The top of the rover, with a dial and two cables"
     img, row = _backdrop(v), v.num(5, -0.85, 0.15)
@@ -84,7 +84,7 @@ def _deck(v: View) -> np.ndarray:
         over(img, fill(np.maximum(cable, edge), v.px), _metal(v, 0.12 + 0.5 * i, 0.6 - 6 * cable))
     return img
 
-# %% ../../nbs/08a_worlds.rover.ipynb #92da8437
+# %% ../../nbs/08a_worlds.rover.ipynb #b70f69e3
 def _mast(v: View) -> np.ndarray:
     "The mast with a head of two cameras"
     img = draw_land(v, v.num(4, -0.6, 1.6), v.num(20, 0, 0.4))
@@ -102,7 +102,7 @@ def _mast(v: View) -> np.ndarray:
         for ring, tone in ((1.0, 0.3), (0.8, 0.03), (0.35, 0.14)): _disc(v, img, r, ring, tone, 0.6 + 0 * r, 0.12)
     return img
 
-
+# %% ../../nbs/08a_worlds.rover.ipynb #1d64049c
 def _tube(v: View) -> np.ndarray:
     "An inlet for powder: a bolted collar round a funnel"
     img, turn = np.zeros((len(v.u), 3, *v.x.shape[1:]), "float32"), v.num(4, 0, 2 * np.pi)
@@ -132,7 +132,7 @@ def _hole(v: View) -> np.ndarray:
     over(img, fill((r - 1) * 0.17, v.px), wall[:, None] * powder)
     return img
 
-
+# %% ../../nbs/08a_worlds.rover.ipynb #95b06561
 def _chart(v: View) -> np.ndarray:
     "A calibration target: grey rings, four colours, a post and its shadow"
     img = _backdrop(v)
@@ -190,7 +190,7 @@ def _sunny(v: View) -> np.ndarray:
 def _bare(v: View) -> np.ndarray: return draw_ground(v, v.num(19, -3.2, -1.25))
 def _far(v: View, lo, hi, rough) -> np.ndarray: return draw_land(v, v.num(19, lo, hi), v.num(20, *rough))
 
-
+# %% ../../nbs/08a_worlds.rover.ipynb #c5af311a
 CLASSES = ("ground", "horizon", "sky", "hardware", "target") # Label 0, 1, …
 LOOKS: dict[str, tuple[str, Callable]] = { # Look -> its class, and who draws it
     **{kind: ("ground", _bare) for kind in GROUNDS},
@@ -271,7 +271,7 @@ def _table(
                          "label": names.map(CLASSES.index), "name": names, "group": sol, "sequence": sequence,
                          "instrument": journal.instrument, "split": split, "look": journal.look, "sol": journal.sol})
 
-
+# %% ../../nbs/08a_worlds.rover.ipynb #93a7c6f9
 def rover_images(
     n: int,                   # Photographs
     rng: np.random.Generator, # Source of every draw

@@ -31,7 +31,7 @@ def _nearest(
     inside = np.s_[pad:-pad, pad:-pad]
     return wide[tuple(at)][inside] - 1, d[inside]
 
-
+# %% ../../nbs/07a_worlds.site.ipynb #96674a7a
 def _stones(
     n: int,          # How many
     radius_px: float, # Typical size
@@ -71,7 +71,7 @@ def _pebbles(*, rng):
     (small, rock), (large, over) = _stones(900, 3.0, rng=rng), _stones(70, 8.0, rng=rng)
     return np.maximum(small, large), np.where(large > small, over, rock)
 
-
+# %% ../../nbs/07a_worlds.site.ipynb #a3353484
 def _layers(*, rng):
     "Hard and soft beds that come out in steps"
     t = 3 * fractal((SIDE, SIDE), 3.4, 120, rng=rng) + np.arange(SIDE)[:, None] * 8 * np.pi / SIDE
@@ -108,7 +108,7 @@ class View(NamedTuple):
     sky: np.ndarray  # (B, 3) float32
     haze: np.ndarray # (B,) float32, 0 clear to 1 storm
     kind: np.ndarray # (B,) int, which square of ground
-    bank: np.ndarray # From `ground_squares`
+    bank: np.ndarray # (P, 4) float32, from `ground_squares`
 
     @property
     def px(self) -> np.float32: return np.float32(2 / self.x.shape[-1])
@@ -117,11 +117,11 @@ class View(NamedTuple):
         "Number `i` of every scene, between `lo` and `hi`"
         return (lo + (hi - lo) * self.u[:, i])[:, None, None]
 
-
+# %% ../../nbs/07a_worlds.site.ipynb #f96886c1
 def views_of(
     size: int,        # Side of a frame, px
     u: np.ndarray,    # (B, 24) float32 in [0, 1]
-    bank: np.ndarray, # From `ground_squares`
+    bank: np.ndarray, # (P, 4) float32, from `ground_squares`
     *,
     shift: np.ndarray | None = None, # (B, 2) how far each camera is turned right and down, half frames
     **light,          # Other fields of `View`
@@ -152,14 +152,18 @@ def fill(
 def over(
     img: np.ndarray,   # (B, 3, S, S), changed in place
     cover: np.ndarray, # (B, S, S) in [0, 1]
-    colour: np.ndarray, # Broadcasts to `img`
+    colour: np.ndarray, # (B, 3, 1, 1) or whatever broadcasts to `img`
 ) -> None:
     "Lay a colour over an image"
     img += cover[:, None].astype("float32") * (colour - img).astype("float32")
 
-
-def turned(x, y, angle) -> tuple[np.ndarray, np.ndarray]:
-    "Coordinates in a frame that is turned by `angle`, radians"
+# %% ../../nbs/07a_worlds.site.ipynb #831b58d7
+def turned(
+    x: np.ndarray,     # (B, S, S) right
+    y: np.ndarray,     # (B, S, S) down
+    angle: np.ndarray, # (B, 1, 1) radians
+) -> tuple[np.ndarray, np.ndarray]: # (B, S, S) each
+    "Coordinates in a frame that is turned by `angle`"
     c, s = np.cos(angle), np.sin(angle)
     return c * x + s * y, c * y - s * x
 
@@ -222,7 +226,7 @@ def draw_sky(
     glow = np.exp(-(np.hypot(v.x - v.num(4, -1.6, 1.6), v.y - v.num(5, -1.2, 0.2)) / v.num(6, 0.4, 1.1)) ** 2)
     return img + 0.28 * glow[:, None] * rgb((0.85, 0.95, 1.1))
 
-
+# %% ../../nbs/07a_worlds.site.ipynb #27c00303
 def draw_land(
     v: View,
     row: np.ndarray,   # (B, 1, 1) where the ground ends, half frames below the middle

@@ -54,7 +54,7 @@ def fabric(
     field = fft.irfft(fft.ifft(band * fft.fft(waves, axis=0), axis=0), side)
     return np.exp(-((field / (0.22 * field.std())) ** 2)).astype("float32")
 
-
+# %% ../../nbs/05_worlds.terrain.ipynb #e98c4457
 def repeat(
     square: np.ndarray,     # (S, S) periodic
     shape: tuple[int, int], # (H, W) wanted, px
@@ -71,7 +71,7 @@ class Polar(NamedTuple):
     r_m: np.ndarray     # (h, w) float32 great-circle distance, m
     azimuth: np.ndarray # (h, w) float32 radians clockwise from north
 
-
+# %% ../../nbs/05_worlds.terrain.ipynb #6436c819
 def polar_around(
     grid: Grid,     # North up, in longitude and latitude or an equirectangular map
     body: Body,     # The world
@@ -97,18 +97,18 @@ def polar_around(
 
 # %% ../../nbs/05_worlds.terrain.ipynb #6ddc664e
 def bell(
-    x: np.ndarray, # (h, w)
-    centre: float, # Where it is 1
-    width: float,  # Distance at which it has fallen to 1/e
+    x: np.ndarray, # (h, w) any unit
+    centre: float, # Where it is 1, units of `x`
+    width: float,  # Distance at which it has fallen to 1/e, units of `x`
 ) -> np.ndarray: # (h, w) in [0, 1]
     "A Gaussian bump"
     return np.exp(-(((x - centre) / width) ** 2))
 
 
 def step(
-    x: np.ndarray, # (h, w)
-    edge: float,   # Where it is one half
-    width: float,  # Softness
+    x: np.ndarray, # (h, w) any unit
+    edge: float,   # Where it is one half, units of `x`
+    width: float,  # Softness, units of `x`
 ) -> np.ndarray: # (h, w): 1 below `edge`, 0 above
     "A soft step down"
     return 1 / (1 + np.exp(((x - edge) / width).clip(-30, 30)))

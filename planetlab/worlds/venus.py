@@ -31,7 +31,7 @@ CONFUSERS_KM = {"nova": (40, 140), "caldera": (40, 140), "pancake": (20, 70)} # 
 SHARES = {"cor": 0.40, "vlc": 0.30, "vlcInt": 0.30} # Of the catalogued structures
 CONFUSERS = {"nova": 0.075, "caldera": 0.075}       # As many again, uncatalogued; "pancake" makes it harder still
 
-
+# %% ../../nbs/08_worlds.venus.ipynb #9f33db59
 def _ground(
     shape: tuple[int, int], # (H, W), px
     res_m: float,           # Metres per pixel
@@ -128,7 +128,7 @@ def _stamp(
     z[near.rows, near.cols] += layers.relief_m
     offset[near.rows, near.cols] += layers.offset_db
 
-
+# %% ../../nbs/08_worlds.venus.ipynb #9454bf58
 def _gores(
     lon: np.ndarray, # (W,) degrees
     lat: np.ndarray, # (H,) degrees
@@ -154,7 +154,7 @@ def _altimeter(
     seen = ndimage.gaussian_filter(z, 15e3 / 2.355 / res_m)[1:h:3, 1:w:3]
     return np.rint(seen + rng.normal(0, 50, seen.shape)).astype("int16")
 
-
+# %% ../../nbs/08_worlds.venus.ipynb #f81eafc7
 def _radar(
     z: np.ndarray,      # (H, W) elevation, m
     offset: np.ndarray, # (H, W) roughness, dB
@@ -276,7 +276,7 @@ def _write_raster(
             dst.write(data, 1)
             dst.update_tags(BODY="Venus", SOURCE="procedural, planetlab", **tags)
 
-
+# %% ../../nbs/08_worlds.venus.ipynb #65fed436
 def write_venus(
     venus: Venus,       # A procedural world
     folder: str | Path, # Made if missing
