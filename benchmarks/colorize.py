@@ -19,7 +19,7 @@ from scipy import ndimage
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from planetlab.colorize import PLAN, colorize, lightness
-from planetlab.color_frames import colour_predictor
+from planetlab.color_frames import color_predictor
 from planetlab.models.colorizer import Colorizer
 from planetlab.seams import MapPlan
 
@@ -40,7 +40,7 @@ def measure(way, rounds):
     (shrink, plan), model = WAYS[way], Colorizer(widths=[96, 48, 32, 24]).eval()
     rng = np.random.default_rng(0)
     img = ndimage.zoom(rng.random((30, 41)), np.array(SHAPE) / (30, 41), order=1)[None]
-    img, valid, predict = (255 * img).astype("uint8"), np.ones(SHAPE, bool), colour_predictor(model, shrink)
+    img, valid, predict = (255 * img).astype("uint8"), np.ones(SHAPE, bool), color_predictor(model, shrink)
 
     def bare():
         x = torch.from_numpy(lightness(img, valid))[None, None]

@@ -21,7 +21,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import t as student
 
 from .core import BadInput, Corrupt, read_json, write_json
-from .show import colour_of
+from .show import color_of
 
 # %% ../nbs/52_calibrate.ipynb #853f1395
 def ground_blocks(
@@ -276,8 +276,8 @@ def show_reliability(
     for i, (name, table) in enumerate(tables.items()):
         t = table.loc[of]
         reach = np.maximum([t.value - t.low, t.high - t.value], 0)
-        ax.errorbar(t.said, t.value, reach, fmt="o-", ms=4, lw=1, capsize=2, c=colour_of(i), label=f"{name}, {t.n.sum()} px")
-        ax.bar(t.said, 0.2 * t.n / t.n.sum(), 0.02, bottom=-0.25, color=colour_of(i), alpha=0.6)
+        ax.errorbar(t.said, t.value, reach, fmt="o-", ms=4, lw=1, capsize=2, c=color_of(i), label=f"{name}, {t.n.sum()} px")
+        ax.bar(t.said, 0.2 * t.n / t.n.sum(), 0.02, bottom=-0.25, color=color_of(i), alpha=0.6)
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.26, 1.04), yticks=np.arange(0, 1.1, 0.2), xlabel="probability said", ylabel="share that came true", title=of)
     ax.legend(frameon=False, fontsize=8, loc="upper left")
     return ax

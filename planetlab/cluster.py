@@ -19,7 +19,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 
 from .core import BadInput, need
-from .show import PALETTE, colour_of, show_img
+from .show import PALETTE, color_of, show_img
 
 # %% ../nbs/41_cluster.ipynb #6a707a40
 class Clusters(NamedTuple):
@@ -240,7 +240,7 @@ def show_exemplars(
             for ax, i in zip(line[start:], picked.row[(picked.cluster == label) & (picked.how == how)]):
                 show_img(chips[i], ax).set_title("" if titles is None else titles[i], fontsize=6, pad=2)
         line[0].text(-0.12, 0.5, "noise" if label < 0 else f"cluster {label}", transform=line[0].transAxes,
-                     ha="right", va="center", fontsize=8, color=colour_of(label))
+                     ha="right", va="center", fontsize=8, color=color_of(label))
     for start, how in ((0, "nearest"), (n, "random")):
         axs[0, start].annotate(how, (0, 1.22), xycoords="axes fraction", fontsize=8)
     return axs

@@ -81,7 +81,7 @@ def colorize(
     return out
 
 # %% ../nbs/55_colorize.ipynb #7a229304
-_DONE = "_coloured" # Ends the name of what was coloured here
+_DONE = "_colored" # Ends the name of what was coloured here
 _COLOURED = 1.0 # Mean distance from grey, CIELAB units, from which a frame is in colour
 
 
@@ -114,9 +114,9 @@ def _write(out: Path, rgb: np.ndarray, valid: np.ndarray, about: dict) -> None:
 # %% ../nbs/55_colorize.ipynb #74b10c93
 def iter_colorized(
     paths: Sequence[str | Path], # Files
-    folder: str | Path,          # Gets STEM_coloured.png for each; STEM_2_coloured.png if there are two of a name
+    folder: str | Path,          # Gets STEM_colored.png for each; STEM_2_colored.png if there are two of a name
     predict: Predictor,          # Says a* and b* of L*
-    recolour: bool = False,      # Replace the colours of frames that have some
+    recolor: bool = False,      # Replace the colours of frames that have some
     plan: MapPlan = PLAN,        # Tiles of a frame that is larger than one
 ) -> Iterator[Done]: # One per file, once done
     "Colour files one after the other; nothing happens until you loop over it"
@@ -129,7 +129,7 @@ def iter_colorized(
             img, valid = read_counts(path)
             if len(img) not in (1, 3): raise Corrupt(f"{path}: {len(img)} bands; wanted 1 or 3, and perhaps a transparent one")
             far = 0.0 if len(img) == 1 else float(np.nan_to_num(chroma(to_8bit(np.where(valid, img, 0))[None], valid[None], 4 if min(valid.shape) >= 4 else 1)[0]))
-            if far >= _COLOURED and not recolour:
+            if far >= _COLOURED and not recolor:
                 yield Done(path, None, f"in colour already, {far:.0f} from grey in the mean; left alone", False)
                 continue
             rgb = colorize(img, valid, predict, plan)

@@ -15,8 +15,8 @@ import typer
 def colorize_command(
     files: Annotated[list[str], typer.Argument(help="Pictures, or folders of them.")],
     model: Annotated[str, typer.Option(help="Folder of a saved colorizer: `model` in a run of `planetlab run colorize`.")] = "runs/colorize/model",
-    out: Annotated[str, typer.Option(help="Folder that gets NAME_coloured.png for each.")] = "coloured",
-    recolour: Annotated[bool, typer.Option("--recolour", help="Replace the colours of frames that have some.")] = False,
+    out: Annotated[str, typer.Option(help="Folder that gets NAME_colored.png for each.")] = "colored",
+    recolor: Annotated[bool, typer.Option("--recolor", help="Replace the colours of frames that have some.")] = False,
     product: Annotated[str, typer.Option(help="Refuse a model that learned other colours: raw, calibrated or white-balanced.")] = "",
     shrink: Annotated[int, typer.Option(help="Pixels that the network sees as one, a side. More for frames larger than those it learned from; 0: as it learned.")] = 0,
     device: Annotated[str, typer.Option(help="Where it computes: cpu, cuda.")] = "cpu",
@@ -29,7 +29,7 @@ def colorize_command(
     from planetlab.core import find_input
     frames = find_frames(files)
     predict, about = find_colorizer(find_input(model), device, shrink, **({"product": product} if product else {}))
-    done = list(tqdm(iter_colorized(frames, out, predict, recolour), total=len(frames), disable=not sys.stderr.isatty()))
+    done = list(tqdm(iter_colorized(frames, out, predict, recolor), total=len(frames), disable=not sys.stderr.isatty()))
     for d in done:
         if d.note: typer.echo(f"{d.path}: {d.note}", err=d.failed)
     failed, written = sum(d.failed for d in done), sum(d.out is not None for d in done)

@@ -28,7 +28,7 @@ from .images import to_8bit
 from .pairs import IGNORE, read_pairs
 from .predictor import Predictor
 from .segment import frame_probs
-from .show import colour_of, show_img
+from .show import color_of, show_img
 from .windows import tile_windows
 
 # %% ../nbs/60a_correct.ipynb #8448619d
@@ -194,7 +194,7 @@ def show_crop(
     left.add_patch(plt.Rectangle((crop.col - 0.5, crop.row - 0.5), crop.width, crop.height, fill=False, ec="#E69F00", lw=2))
     show_img(_picture(photo.img)[_part(crop)], right, title=f"score {crop.score:.2f}")
     for k, kind in enumerate(classes, 1):
-        inside, colour = np.pad(regions.ids == k, 1), colour_of(-1 if kind == IGNORE else int(kind))
+        inside, colour = np.pad(regions.ids == k, 1), color_of(-1 if kind == IGNORE else int(kind))
         right.contour(np.arange(-1, crop.width + 1), np.arange(-1, crop.height + 1), inside, [0.5], colors=colour, linewidths=1.2)
         depth = ndimage.distance_transform_edt(inside)
         row, col = np.unravel_index(depth.argmax(), depth.shape)

@@ -19,7 +19,7 @@ from PIL import Image
 from pyogrio.errors import DataSourceError
 
 from .core import Corrupt, atomic, resolve
-from .show import colour_of, show_img, show_points
+from .show import color_of, show_img, show_points
 
 # %% ../nbs/60_explore.ipynb #b4c64042
 def write_chips(
@@ -80,9 +80,9 @@ def show_structure(
     if placed:
         ax = axs[0, -1]
         view.footprints.boundary.plot(ax=ax, color="0.8", lw=0.5)
-        view.footprints.iloc[[i]].plot(ax=ax, color=colour_of(row.cluster))
+        view.footprints.iloc[[i]].plot(ax=ax, color=color_of(row.cluster))
         ax.set(title="footprint", xlabel="longitude (degrees east)", ylabel="latitude (degrees)", aspect="auto")
-    fig.suptitle(f"{row.id}: {row.type}, {row.split}, cluster {row.cluster}", color=colour_of(row.cluster))
+    fig.suptitle(f"{row.id}: {row.type}, {row.split}, cluster {row.cluster}", color=color_of(row.cluster))
     return fig
 
 # %% ../nbs/60_explore.ipynb #301d9bab

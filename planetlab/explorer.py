@@ -24,7 +24,7 @@ from .desk import Desk, Places, check_view, column_apart, latents_of, more_like,
 from .explore import RunView, thumbnail
 from .footprint_map import Chart, graticule, project, project_outlines
 from .labelling import Labels, accept_spread, label_table, name_rows, read_labels, redo, spread_labels, start_labels, undo, write_labels
-from .show import PALETTE, colour_of
+from .show import PALETTE, color_of
 
 # %% ../nbs/60g_explorer.ipynb #770aaa01
 _COLOURS = {str(i): c for i, c in enumerate(PALETTE)} | {"none": "#999999"}
@@ -64,7 +64,7 @@ def _table(desk: Desk) -> pd.DataFrame: # By group: rows, selected, named, and f
 def _rows_html(t: pd.DataFrame) -> str:
     "The table of groups"
     head = "".join(f'<th scope="col" style="text-align:right;padding:0 .6em">{html.escape(c)}</th>' for c in (t.index.name, "rows", "selected", "named", "mostly"))
-    def line(name, r): return (f'<tr><td style="padding:0 .6em"><span style="display:inline-block;width:.8em;height:.8em;margin-right:.4em;background:{colour_of(int(r.code))}"></span>'
+    def line(name, r): return (f'<tr><td style="padding:0 .6em"><span style="display:inline-block;width:.8em;height:.8em;margin-right:.4em;background:{color_of(int(r.code))}"></span>'
                                f'{html.escape(str(name))}</td>' + "".join(f'<td style="text-align:right;padding:0 .6em">{r[c]:,}</td>' for c in ("rows", "selected", "named")) + f"<td>{html.escape(r.mostly)}</td></tr>")
     return f'<div style="max-height:16em;overflow:auto"><table><tr>{head}</tr>{"".join(line(n, r) for n, r in t.head(200).iterrows())}</table></div>'
 
@@ -80,11 +80,11 @@ def _scatter(xy: np.ndarray, ids, codes: np.ndarray, box: float | None, centre=(
                            **({"size": 6} if len(x) < 20_000 else {}))
     plot.lasso(on_long_press=True)
     if not shown.all(): plot.filter(np.flatnonzero(shown))
-    _recolour(plot, codes)
+    _recolor(plot, codes)
     return plot
 
 
-def _recolour(plot, codes: np.ndarray) -> None:
+def _recolor(plot, codes: np.ndarray) -> None:
     "Other groups, the same points"
     inks = _inks(codes)
     plot.color(by=inks, map=[_COLOURS[k] for k in inks.cat.remove_unused_categories().cat.categories])
@@ -97,7 +97,7 @@ def _lines(places: Places, chart: Chart, rows: np.ndarray, codes: np.ndarray) ->
     drawn = [line([tuple(p) for p in each.tolist()], line_color="#9a958a", line_width=1) for each in graticule(chart).lines]
     shown = rows[:_OUTLINES].tolist() if len(places.shapes) else []
     for i, rings in zip(shown, project_outlines(chart, [places.shapes[i] for i in shown])):
-        drawn += [line([tuple(p) for p in r.tolist()], line_color=colour_of(int(codes[i])), line_width=2) for r in rings]
+        drawn += [line([tuple(p) for p in r.tolist()], line_color=color_of(int(codes[i])), line_width=2) for r in rings]
     return drawn
 
 
@@ -152,7 +152,7 @@ class _Screen:
         self.busy = False
 
     def colour(self) -> None:
-        for plot in self.plots: _recolour(plot, self.desk.groups()[0])
+        for plot in self.plots: _recolor(plot, self.desk.groups()[0])
 
 # %% ../nbs/60g_explorer.ipynb #439b9d7f
 def _head_says(screen: _Screen) -> str:

@@ -21,7 +21,7 @@ from .areas import surface_xyz
 from .bodies import Body, from_lonlat, local_crs, wrap_lon
 from .core import BadInput
 from .layers import to_globe
-from .show import colour_of
+from .show import color_of
 
 # %% ../nbs/60e_footprint_map.ipynb #5d0be2db
 def _rings(shapes: Sequence[shapely.Geometry], step: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # (K, 2) degrees; ring of each; (R,) shape of each ring
@@ -199,6 +199,6 @@ def show_footprints(
     for line in lines: ax.plot(*line.T / 1e3, c="0.8", lw=0.6, zorder=0)
     for x, y, name in names: ax.text(x / 1e3, y / 1e3, name, size=6.5, c="0.35", zorder=1)
     for rings, label in zip(project_outlines(chart, footprints), np.zeros(len(footprints), int) if labels is None else labels):
-        for ring in rings: ax.fill(*ring.T / 1e3, fc=colour_of(int(label)) + "55", ec=colour_of(int(label)), lw=1)
+        for ring in rings: ax.fill(*ring.T / 1e3, fc=color_of(int(label)) + "55", ec=color_of(int(label)), lw=1)
     ax.set(aspect="equal", title=title or f"{chart.body.name}, {chart.name}", xlabel="km", ylabel="km")
     return ax

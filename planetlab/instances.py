@@ -23,7 +23,7 @@ from skimage.morphology import h_maxima
 from skimage.segmentation import watershed
 
 from .core import BadInput
-from .show import colour_of, show_img
+from .show import color_of, show_img
 from .worlds.mast import pinhole_rays
 
 # %% ../nbs/51b_instances.ipynb #6e4d85a1
@@ -151,7 +151,7 @@ def show_instances(
     flagged = found.table[["touches_edge", "touches_rock", "is_small"]].any(axis=1)
     for shape, kind, flag in zip(outlines(found), found.table.class_id, flagged):
         for ring in shapely.get_rings(shape):
-            ax.plot(*(shapely.get_coordinates(ring) - 0.5).T, c=colour_of(int(kind)), lw=0.9, ls=":" if flag else "-")
+            ax.plot(*(shapely.get_coordinates(ring) - 0.5).T, c=color_of(int(kind)), lw=0.9, ls=":" if flag else "-")
     return ax
 
 # %% ../nbs/51b_instances.ipynb #185a7c60

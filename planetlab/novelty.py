@@ -21,7 +21,7 @@ from sklearn.neighbors import LocalOutlierFactor
 
 from .core import BadInput
 from .search import build_index, find
-from .show import colour_of
+from .show import color_of
 
 # %% ../nbs/49a_novelty.ipynb #17a8ead4
 class KthNeighbour(BaseEstimator):
@@ -147,7 +147,7 @@ def show_precision(
     if ax is None: _, ax = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
     for i, (name, t) in enumerate(judged.groupby("ranker", sort=False)):
         t = t.droplevel("ranker")
-        ax.plot(t.index, t.precision, "o-", ms=3, lw=2.5 if name == "fused" else 1, c="k" if name == "fused" else colour_of(i), label=name)
+        ax.plot(t.index, t.precision, "o-", ms=3, lw=2.5 if name == "fused" else 1, c="k" if name == "fused" else color_of(i), label=name)
         if name == "fused": ax.fill_between(t.index, t.low, t.high, color="0.85", lw=0)
     ax.axhline(judged.chance.iloc[0], ls=":", c="0.5", label="chance")
     ax.set(xlabel="images looked at", ylabel="share that is novel", ylim=(0, 1.02), title=title)
@@ -192,7 +192,7 @@ def show_hidden(
     if ax is None: _, ax = plt.subplots(figsize=(5.2, 0.9 + 0.3 * len(t)), layout="constrained")
     y = np.arange(len(t))
     ax.hlines(y, t.low, t.high, color="0.7", lw=3)
-    ax.plot(t.precision, y, "o", ms=5, color=colour_of(0), label=f"among the first {n}")
+    ax.plot(t.precision, y, "o", ms=5, color=color_of(0), label=f"among the first {n}")
     ax.plot(t.chance, y, "|", ms=12, color="k", label="chance")
     ax.set(yticks=y, yticklabels=[f"{name} ({of})" for name, of in t.of.items()], xlim=(-0.02, 1.02), xlabel="share that is novel", title=title)
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from .agreement import agreement
 from .core import BadInput
-from .show import PALETTE, colour_of
+from .show import PALETTE, color_of
 
 # %% ../nbs/44_probes.ipynb #56ade5b6
 def _predicted(
@@ -82,7 +82,7 @@ def show_probes(
     for i, (name, table) in enumerate(tables.items()):
         y = np.arange(len(names))[::-1] + 0.25 - 0.5 * (i + 0.5) / len(tables)
         ax.barh(y, table.null_high.clip(lower=0), 0.4 / len(tables), color="0.85")
-        ax.plot(table.score.clip(lower=-0.1), y, "o", c=colour_of(i), label=name)
+        ax.plot(table.score.clip(lower=-0.1), y, "o", c=color_of(i), label=name)
     labels = [f"{n} ({w})" for n, w in zip(names, next(iter(tables.values())).what)]
     ax.set(yticks=np.arange(len(names))[::-1], yticklabels=labels, xlim=(-0.15, 1.02), xlabel="score on ground left out", title=title)
     ax.axvline(0, ls=":", c="0.5")
@@ -217,7 +217,7 @@ def show_described(
     for a, name in zip(ax, names):
         t = table.loc[name]
         for x, (c, r) in enumerate(t.iterrows()):
-            a.plot([x, x], [r.q1, r.q3], lw=5, c=colour_of(c), solid_capstyle="butt")
+            a.plot([x, x], [r.q1, r.q3], lw=5, c=color_of(c), solid_capstyle="butt")
             a.plot(x, r["median"], "_", ms=18, mew=2, c=PALETTE[-1])
         a.set(xlim=(-0.6, len(t) - 0.4), xticks=range(len(t)), xticklabels=[f"{'noise' if c < 0 else c}\nn={n:.0f}" for c, n in t.n.items()], xlabel="cluster")
         a.set_title(f"{name}\nη² = {t.eta2.iloc[0]:.2f}", fontsize=9)

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 
 from .core import BadInput
 from .records import Record
-from .show import colour_of
+from .show import color_of
 
 # %% ../nbs/14b_product_names.ipynb #5744845f
 _LAYOUTS = {
@@ -67,8 +67,8 @@ def show_name(
     at, parts = 0, [(part, name.parts[part] if part else p) for part, p in LAYOUTS[name.kind]]
     for i, (part, text) in enumerate((part, text) for part, text in parts if text):
         middle = at + len(text) / 2
-        for j, c in enumerate(text): ax.text(at + j + 0.5, 0.9, c, family="monospace", size=13, ha="center", color=colour_of(i) if part else "0.6")
-        ax.plot([at + 0.12, at + len(text) - 0.12], [0.82, 0.82], color=colour_of(i) if part else "w", lw=2)
+        for j, c in enumerate(text): ax.text(at + j + 0.5, 0.9, c, family="monospace", size=13, ha="center", color=color_of(i) if part else "0.6")
+        ax.plot([at + 0.12, at + len(text) - 0.12], [0.82, 0.82], color=color_of(i) if part else "w", lw=2)
         ax.text(middle, 0.7, part, size=8, rotation=35, ha="right", va="top", rotation_mode="anchor")
         at += len(text)
     ax.set(xlim=(-2, max(at, 40)), ylim=(0, 1.2))

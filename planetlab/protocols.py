@@ -18,7 +18,7 @@ from .catalog import join_groups
 from .cluster import assign, fit_clusters
 from .core import BadInput
 from .naming import Score, carry_names, majority_names, match_names, score_called, score_names
-from .show import colour_of
+from .show import color_of
 from .twins import hash_twins, pair_cosines, perceptual_hash, thumbnails
 
 # %% ../nbs/48a_protocols.ipynb #d440ef3b
@@ -164,9 +164,9 @@ def show_curve(
     if ax is None: _, ax = plt.subplots(figsize=(5, 3.4), layout="constrained")
     for i, (name, curve) in enumerate(curves.items()):
         mean = over_seeds(curve).xs(metric, level="metric")
-        ax.plot(mean.index, mean["mean"], "o-", ms=3, c=colour_of(i), label=name)
-        ax.fill_between(mean.index, mean["mean"] - mean.sd.fillna(0), mean["mean"] + mean.sd.fillna(0), color=colour_of(i), alpha=0.25, lw=0)
-        ax.plot(mean.index, mean.random, "--", c=colour_of(i), lw=1)
+        ax.plot(mean.index, mean["mean"], "o-", ms=3, c=color_of(i), label=name)
+        ax.fill_between(mean.index, mean["mean"] - mean.sd.fillna(0), mean["mean"] + mean.sd.fillna(0), color=color_of(i), alpha=0.25, lw=0)
+        ax.plot(mean.index, mean.random, "--", c=color_of(i), lw=1)
     ax.plot([], [], "--", c="0.5", lw=1, label="random clusters, same sizes")
     ax.set(xscale="log", xlabel="k, clusters", ylabel=metric.replace("_", " "), ylim=(0, 1.02), title=title)
     ax.set_xticks(mean.index, mean.index)

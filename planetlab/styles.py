@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from .core import BadInput, atomic
-from .show import colour_of
+from .show import color_of
 
 # %% ../nbs/02c_styles.ipynb #f6d5e21a
 def class_colors(
@@ -21,7 +21,7 @@ def class_colors(
 ) -> dict[str, str]: # Name -> "#rrggbb", in the order of `names`; the book's colours for those that are missing
     "A colour for every class"
     if colors and not isinstance(colors, Mapping): raise BadInput(f"colors {colors}; name the class of each, as {{'rough': '#D55E00'}}")
-    found = {name: (colors or {}).get(name, colour_of(i)) for i, name in names.items()}
+    found = {name: (colors or {}).get(name, color_of(i)) for i, name in names.items()}
     if bad := [c for c in found.values() if not re.fullmatch("#[0-9A-Fa-f]{6}", c)]:
         raise BadInput(f"{bad[0]!r} is no colour of a palette; write it as #rrggbb")
     return found

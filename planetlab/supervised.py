@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from .core import BadInput
 from .naming import score_called
-from .show import colour_of
+from .show import color_of
 
 # %% ../nbs/48b_supervised.ipynb #8b77d4e4
 def classifiers(
@@ -120,7 +120,7 @@ def show_labels(
     ax.plot(rows.majority, y, "k|", ms=14, label="commonest class")
     for i, ((name, model), r) in enumerate(rows.iterrows()):
         reach = [[max(r.value - r.low, 0)], [max(r.high - r.value, 0)]]
-        ax.errorbar(r.value, y[i], xerr=reach, fmt="o", capsize=3, c=colour_of(list(tables).index(name)))
+        ax.errorbar(r.value, y[i], xerr=reach, fmt="o", capsize=3, c=color_of(list(tables).index(name)))
     ax.set(yticks=y, yticklabels=[f"{name}, {model}" for name, model in rows.index], xlim=(0, 1.02), title=title,
            xlabel=f"{metric.replace('_', ' ')} on groups left out, 95 % interval")
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))

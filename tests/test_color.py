@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.color import lab2rgb, rgb2lab
 
-from planetlab.color import colour_errors, colourfulness, delta_e00, to_lab, to_rgb
-from planetlab.color_frames import LabCrops, colour_predictor, find_colorizer, frame_lab
+from planetlab.color import color_errors, colorfulness, delta_e00, to_lab, to_rgb
+from planetlab.color_frames import LabCrops, color_predictor, find_colorizer, frame_lab
 from planetlab.core import BadInput, Corrupt, ModelMismatch
 from planetlab.models.color_bins import annealed_mean, bin_prior, coverage, gamut_bins, rebalanced, soft_bins
-from planetlab.models.colorizer import Colorizer, SeedColorizer, colour_loss, half_size
+from planetlab.models.colorizer import Colorizer, SeedColorizer, color_loss, half_size
 from planetlab.share import save_model
 from planetlab.train import Recipe, TrainState, fit
 
@@ -52,10 +52,10 @@ def test_a_colour_difference_is_nothing_symmetric_and_blind_to_gaps(seed):
     valid = draw(seed + 2, 2, 16, 32) > 0.3
     valid[..., :16] = True # whole windows for SSIM
     spoiled = torch.where(valid[:, None], b, 77.0)
-    said, again = colour_errors(a, b, valid), colour_errors(torch.where(valid[:, None], a, -9.0), spoiled, valid)
+    said, again = color_errors(a, b, valid), color_errors(torch.where(valid[:, None], a, -9.0), spoiled, valid)
     for k, v in said.items(): torch.testing.assert_close(v, again[k])
     assert said["ssim"].isfinite().all()
-    torch.testing.assert_close(colourfulness(b, valid), colourfulness(spoiled, valid))
+    torch.testing.assert_close(colorfulness(b, valid), colorfulness(spoiled, valid))
 
 
 @few
@@ -119,8 +119,8 @@ def test_any_size_and_no_word_from_what_is_not_valid(model):
     for h, w in ((1, 1), (5, 70), (33, 17)): assert model.chroma(100 * draw(0, 2, 1, h, w)).shape == (2, 2, h, w)
     x, ab, valid = 100 * draw(1, 2, 1, 32, 32), 40 * draw(2, 2, 2, 32, 32), draw(3, 2, 32, 32) > 0.5
     spoiled = torch.where(valid[:, None], ab, torch.inf)
-    for k, v in colour_loss(model, x, ab, valid).items(): torch.testing.assert_close(v, colour_loss(model, x, spoiled, valid)[k])
-    assert colour_loss(model, x, spoiled, ~valid & False)["loss"] == 0
+    for k, v in color_loss(model, x, ab, valid).items(): torch.testing.assert_close(v, color_loss(model, x, spoiled, valid)[k])
+    assert color_loss(model, x, spoiled, ~valid & False)["loss"] == 0
 
 
 def test_half_size_means_only_what_is_valid():
@@ -148,7 +148,7 @@ def learned(recipe, state=None, stop=None):
     model = Colorizer(**SMALL)
     model.weights = rebalanced(bin_prior(Frames()[0][0][1:].flatten(1).T, model.bins))
     rows = []
-    for row in fit(model, colour_loss, crops(), val(), recipe, state):
+    for row in fit(model, color_loss, crops(), val(), recipe, state):
         rows.append(row)
         if len(rows) == stop: break
     return model, rows
@@ -181,10 +181,10 @@ def test_a_model_of_the_other_head_is_refused(tmp_path):
 def test_a_colorizer_answers_at_the_size_of_the_question_and_the_temperature_asked():
     torch.manual_seed(0)
     model = Colorizer(**SMALL).eval()
-    predict = colour_predictor(model, 3)
+    predict = color_predictor(model, 3)
     x = 100 * draw(0, 1, 1, 50, 41).numpy()
     assert predict(x).shape == (1, 2, 50, 41) and predict.stride == 3 * model.stride
-    spread = [np.abs(colour_predictor(model.cooled(t), 3)(x) - BINS.mean(0).numpy()[:, None, None]).mean() for t in (1e3, 0.3)]
+    spread = [np.abs(color_predictor(model.cooled(t), 3)(x) - BINS.mean(0).numpy()[:, None, None]).mean() for t in (1e3, 0.3)]
     assert spread[0] < 0.5 < spread[1] and Colorizer(**model.args).args["temperature"] == 0.3
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from planetlab.colorize import colorize, find_frames, iter_colorized, lightness
-from planetlab.color_frames import colour_predictor, colour_product, find_colorizer
-from planetlab.color_judged import METRICS, against, fit_baselines, judge_colours, score_frame
+from planetlab.color_frames import color_predictor, color_product, find_colorizer
+from planetlab.color_judged import METRICS, against, fit_baselines, judge_colors, score_frame
 from planetlab.core import BadInput, EmptyTile, ModelMismatch
 from planetlab.models.colorizer import Colorizer
 from planetlab.models.sampling import is_synthetic
@@ -114,9 +114,9 @@ def test_a_batch_goes_on_past_what_it_cannot_do(tmp_path, model):
     assert said.returncode == 1 and "2 of 7 frames coloured" in said.stdout and "1 left alone, 4 could not be read" in said.stdout
     for name in ("cut.png", "text.jpg", "empty.tif", "clear.png"): assert name in said.stderr
     assert "colour.png" in said.stdout and "in colour already" in said.stdout
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good_2_coloured.png", "good_coloured.png"]
-    again = command_here("colorize", good, colour, "--model", model, "--out", tmp_path / "out", "--recolour", cwd=tmp_path)
-    assert again.returncode == 0 and "replaced" in again.stdout and (tmp_path / "out" / "colour_coloured.png").exists()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good_2_colored.png", "good_colored.png"]
+    again = command_here("colorize", good, colour, "--model", model, "--out", tmp_path / "out", "--recolor", cwd=tmp_path)
+    assert again.returncode == 0 and "replaced" in again.stdout and (tmp_path / "out" / "colour_colored.png").exists()
 
 
 def test_what_cannot_be_begun_is_refused_in_words(tmp_path, model):
@@ -127,15 +127,15 @@ def test_what_cannot_be_begun_is_refused_in_words(tmp_path, model):
                              ((tmp_path / "a.png", "--model", model, "--product", "white-balanced"), 1, "'raw'")):
         said = command_here("colorize", *args, cwd=tmp_path)
         assert said.returncode == code and word in said.stderr and "Traceback" not in said.stderr
-    with pytest.raises(ModelMismatch, match="says no colours"): colour_predictor(UNet(widths=[8, 16]))
+    with pytest.raises(ModelMismatch, match="says no colours"): color_predictor(UNet(widths=[8, 16]))
     with pytest.raises(ModelMismatch, match="says a"): colorize(frame(9, 9), np.ones((9, 9), bool), Predictor(by_lightness, 3, ("a", "b")))
 
 
 def test_names_tell_what_was_done_to_colours():
     stem = "0003ML0000000110100031E01"
-    found = {s: colour_product(f"sub/{stem}{s}.JPG") for s in ("", "_DXXX", "_DRXX", "_DRLX", "_DRCX", "_DRCL")}
+    found = {s: color_product(f"sub/{stem}{s}.JPG") for s in ("", "_DXXX", "_DRXX", "_DRLX", "_DRCX", "_DRCL")}
     assert list(found.values()) == ["raw", "raw", "calibrated", "calibrated", "white-balanced", "white-balanced"]
-    assert colour_product("ZL0_0038_0670307360_057ECM_N0031392ZCAM08007_1100LUJ.png") == "raw" and colour_product("rock.png") == ""
+    assert color_product("ZL0_0038_0670307360_057ECM_N0031392ZCAM08007_1100LUJ.png") == "raw" and color_product("rock.png") == ""
 
 
 def lab_frames(n, seed=0):
@@ -154,19 +154,19 @@ def test_judgement_is_paired_by_sol_and_knows_the_better():
     for i, (lab, valid) in enumerate(test):
         answers = {"right": lab[1:].numpy(), "off": lab[1:].numpy() + 3, **{n: say(lab[0].numpy(), valid.numpy()) for n, say in baselines.items()}}
         rows += score_frame(lab, valid, answers, f"frame {i}", f"sol {i // 3}")
-    judged, versus = judge_colours(rows, 200, rng=np.random.default_rng(0)), against(rows, "right", draws=200, rng=np.random.default_rng(0))
+    judged, versus = judge_colors(rows, 200, rng=np.random.default_rng(0)), against(rows, "right", draws=200, rng=np.random.default_rng(0))
     assert judged.value["right", "de00"] < 1e-3 and judged.value["right", "chroma_gap"] == 0 and (versus.high < 0).all() and (versus.lower == 1).all()
-    assert judged.value["grey copy", "colourfulness"] < judged.value["right", "colourfulness"] == judged.value["off", "colourfulness_true"]
+    assert judged.value["grey copy", "colorfulness"] < judged.value["right", "colorfulness"] == judged.value["off", "colorfulness_true"]
     assert (judged.n == judged.value.notna() * 12).all() and (judged.n_groups == 4).all() and set(judged.index.get_level_values(1)) == {*METRICS, "chroma_gap"}
     for by, r in versus.iterrows(): assert abs(r.difference - (judged.value["right", "de00"] - judged.value[by, "de00"])) < 1e-4
-    assert judge_colours(rows, 200, rng=np.random.default_rng(0)).equals(judged)
+    assert judge_colors(rows, 200, rng=np.random.default_rng(0)).equals(judged)
 
 
 def test_a_frame_without_valid_pixels_counts_nowhere():
     lab, valid = next(lab_frames(1))
     rows = score_frame(lab, valid, {"a": lab[1:].numpy() + 2}, "1", "x") + score_frame(lab, ~valid, {"a": lab[1:].numpy() + 50}, "2", "y")
-    assert judge_colours(rows, 20, rng=np.random.default_rng(0)).value["a", "de00"] == pytest.approx(rows[0]["de00"], rel=1e-5)
-    judged = judge_colours(score_frame(lab, ~valid, {"a": lab[1:].numpy()}, "1", "x"), 20, rng=np.random.default_rng(0))
+    assert judge_colors(rows, 20, rng=np.random.default_rng(0)).value["a", "de00"] == pytest.approx(rows[0]["de00"], rel=1e-5)
+    judged = judge_colors(score_frame(lab, ~valid, {"a": lab[1:].numpy()}, "1", "x"), 20, rng=np.random.default_rng(0))
     assert judged.value.isna().all() and (judged.n == 0).all() # not the best score there is
     with pytest.raises(BadInput, match="check the split"): fit_baselines([(lab, ~valid)])
 
@@ -174,7 +174,7 @@ def test_a_frame_without_valid_pixels_counts_nowhere():
 def test_an_interval_holds_its_value_and_a_metric_nobody_has_is_told():
     rows = [r for i, (lab, valid) in enumerate(lab_frames(12, 1))
             for r in score_frame(lab, valid, {"a": lab[1:].numpy() + 2 * (i % 3), "b": lab[1:].numpy()}, f"frame {i}", f"sol {i // 3}")]
-    judged = judge_colours(rows, 300, rng=np.random.default_rng(0)).dropna()
+    judged = judge_colors(rows, 300, rng=np.random.default_rng(0)).dropna()
     assert judged.value.between(judged.low - 1e-6, judged.high + 1e-6).all()
     with pytest.raises(BadInput, match="no metric 'chroma'.*de00"): against(rows, "a", "chroma", rng=np.random.default_rng(0))
     assert against([r | {"lpips": np.nan} for r in rows], "a", "lpips", rng=np.random.default_rng(0)).empty
@@ -191,10 +191,10 @@ def test_the_pipeline_judges_beside_four_baselines(made):
     out, metrics = made
     assert set(metrics["against"]["de00"]) == {"seed regression", "grey copy", "mean chroma", "by lightness and row", "nearest frame"}
     assert metrics["parameters of the models"]["seed regression"] == {"parameters": 3_674_804}
-    assert {"de00", "lab_rmse", "psnr", "ssim", "colourfulness", "chroma_gap"} <= set(metrics["scores"]["bins"]) and metrics["coverage"]
+    assert {"de00", "lab_rmse", "psnr", "ssim", "colorfulness", "chroma_gap"} <= set(metrics["scores"]["bins"]) and metrics["coverage"]
     assert all({"value", "low", "high", "n"} <= set(v) for v in metrics["scores"]["bins"].values()) and metrics["n"]["sols"] >= 2
     assert metrics["elsewhere"] == {} and "white-balanced products" in metrics["summary"]
-    assert {"examples.png", "de00.png", "against.png"} <= {p.name for p in out.iterdir()} and list((out / "coloured").glob("*.png"))
+    assert {"examples.png", "de00.png", "against.png"} <= {p.name for p in out.iterdir()} and list((out / "colored").glob("*.png"))
     predict, about = find_colorizer(out / "model", product="white-balanced", head="bins")
     assert about["task"] == "colorize" and json.loads((out / "model" / "config.json").read_text())["args"]["temperature"] == float(min((tried := metrics["temperature on val"]), key=lambda k: tried[k]["de00"]))
 
