@@ -151,7 +151,7 @@ def publish_command(
     write_result(run, path)
     typer.echo(f"Wrote {path}")
 
-
+# %% ../nbs/62_cli.ipynb #81d39ae1
 @app.command("check")
 def check_command(
     name: Annotated[str, typer.Argument(help="A published result, or a path to its file.")],

@@ -48,7 +48,7 @@ def _pictures(view: RunView, rows: np.ndarray, labels: Labels) -> str: # HTML
     more = f"<p>and {len(rows) - _PICTURES} more</p>" if len(rows) > _PICTURES else ""
     return f'<div style="display:flex;flex-wrap:wrap">{"".join(out)}</div>{more}'
 
-
+# %% ../nbs/60g_explorer.ipynb #fbde447b
 def _table(desk: Desk) -> pd.DataFrame: # By group: rows, selected, named, and for a label the cluster it mostly lies in
     codes, values = desk.groups()
     n = len(values)
@@ -68,7 +68,7 @@ def _rows_html(t: pd.DataFrame) -> str:
                                f'{html.escape(str(name))}</td>' + "".join(f'<td style="text-align:right;padding:0 .6em">{r[c]:,}</td>' for c in ("rows", "selected", "named")) + f"<td>{html.escape(r.mostly)}</td></tr>")
     return f'<div style="max-height:16em;overflow:auto"><table><tr>{head}</tr>{"".join(line(n, r) for n, r in t.head(200).iterrows())}</table></div>'
 
-# %% ../nbs/60g_explorer.ipynb #fbde447b
+# %% ../nbs/60g_explorer.ipynb #2c5e87ff
 def _scatter(xy: np.ndarray, ids, codes: np.ndarray, box: float | None, centre=(0.0, 0.0)): # A jupyter-scatter
     "Points in their colours; with a box, at one scale in x and y"
     scatter, shown = need("jscatter", "lab"), np.isfinite(xy[:, 0])
@@ -90,7 +90,7 @@ def _recolor(plot, codes: np.ndarray) -> None:
     plot.color(by=inks, map=[_COLOURS[k] for k in inks.cat.remove_unused_categories().cat.categories])
     plot.widget.send_state("points")
 
-
+# %% ../nbs/60g_explorer.ipynb #09ca4afe
 def _lines(places: Places, chart: Chart, rows: np.ndarray, codes: np.ndarray) -> list: # Annotations
     "Graticule, and outlines of some rows"
     line = need("jscatter", "lab").Line

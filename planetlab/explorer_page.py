@@ -50,7 +50,7 @@ def _sheet(chips: Mapping[str, np.ndarray], rows: Sequence[int], side: int) -> b
     whole.save(file, "WEBP", quality=70, method=3)
     return file.getvalue()
 
-
+# %% ../nbs/61c_explorer_page.ipynb #0fd62a01
 def make_atlas(
     chips: Mapping[str, np.ndarray], # Product -> (N, H, W) or (N, H, W, 3) uint8; may lie on the disk
     most: float = 8e6,               # Bytes for all sheets together
@@ -84,7 +84,7 @@ def _columns(table: pd.DataFrame) -> tuple[dict, dict]: # Of words, of numbers
             words[name] = {"codes": _b64(codes.astype("int32")), "values": [str(v) for v in kept]}
     return words, numbers
 
-
+# %% ../nbs/61c_explorer_page.ipynb #5043218d
 def _small(z: np.ndarray) -> dict: # One byte a number
     "Latents, standardised, as whole numbers and their scale"
     z = np.asarray(z, "float32")
@@ -133,7 +133,7 @@ def _figure(name: str, source, x: str, y: str, ringed):
     f.scatter(x, y, source=ringed, size=19, fill_color=None, line_width=2.5).glyph.name = "ring"
     return f
 
-
+# %% ../nbs/61c_explorer_page.ipynb #b099ab9c
 def _drawn(table: pd.DataFrame, placed: bool) -> tuple[str, dict[str, str]]: # Script, and one div for each map
     "The two maps, as bokeh writes them"
     from bokeh.embed import components

@@ -62,7 +62,7 @@ def _formulas(text: str) -> str: # Inline formulas as pictures, for no page may 
         return f'<svg class=formula role=img aria-label="{html.escape(m[1])}"{svg}'
     return re.sub(r"(?<![\w$\\])\$([A-Za-z\\][^$\n]*[\\^_=][^$\n]*)(?<! )\$(?!\d)", draw, text)
 
-
+# %% ../nbs/60h_report.ipynb #56e021a1
 def markdown_html(
     text: str, # Markdown
 ) -> str:
@@ -108,7 +108,7 @@ def cells_html(
             parts += [f"<div class=output>{made}</div>" for o in cell.outputs if (made := _output_html(o, alt))]
     return _with_ids("\n".join(parts))
 
-
+# %% ../nbs/60h_report.ipynb #0e89fab9
 def _with_ids(page: str) -> str: # Headings that can be linked to, each by a name of its own
     seen = set()
 
@@ -192,7 +192,7 @@ def _opening(folder: Path, entry: dict, metrics: dict, record: dict) -> str: # R
     if warned: parts.append("<h2>Caveats</h2><ul>" + "".join(f"<li>{html.escape(w)}</li>" for w in warned) + "</ul>")
     return "<h2>Result</h2>" + "".join(parts) if parts else ""
 
-
+# %% ../nbs/60h_report.ipynb #dc1b9f9d
 def _method(cells: list, record: dict) -> str: # Parameters, versions, and the notebook
     given, env = record.get("identity", {}).get("parameters", {}), record.get("environment", {})
     with pd.option_context("display.max_colwidth", None): made = pd.Series(given, dtype=object).rename("value").to_frame().to_html(border=0) if given else ""

@@ -54,7 +54,7 @@ def _predictor(
         return found.float()
     return predict
 
-
+# %% ../../nbs/37a_models.sampling.ipynb #4de4013a
 @torch.no_grad()
 def sample(
     model: Denoiser,
@@ -109,13 +109,17 @@ def inpaint(
 
 # %% ../../nbs/37a_models.sampling.ipynb #284ede16
 _SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/" # IPTC's vocabulary
+
+
 _XMP = ('<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
         f'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" Iptc4xmpExt:DigitalSourceType="{_SOURCE}%s"/></rdf:RDF></x:xmpmeta>')
+
+
 SYNTHETIC = { # What was invented -> IPTC's word for it, and ours
     "image": ("trainedAlgorithmicMedia", "Synthetic image, not a photograph."),
     "colour": ("compositeWithTrainedAlgorithmicMedia", "Synthetic colour, predicted from grey and not measured.")}
 
-
+# %% ../../nbs/37a_models.sampling.ipynb #1e9f6812
 def write_synthetic(
     path: str | Path,  # A .png file
     image: np.ndarray, # (C, H, W) uint8, one band or three; of four the last is 0 where nothing was received
@@ -137,7 +141,7 @@ def write_synthetic(
     marks.add_itxt("XML:com.adobe.xmp", _XMP % word)
     with atomic(path) as p: picture.save(p, "PNG", pnginfo=marks)
 
-
+# %% ../../nbs/37a_models.sampling.ipynb #db1b9d19
 def is_synthetic(
     path: str | Path, # A picture
 ) -> bool:
