@@ -20,6 +20,7 @@ from sklearn.metrics import (adjusted_rand_score, calinski_harabasz_score, davie
                              silhouette_score)
 
 from .cluster import Clusters, assign, fit_clusters, permuted
+from .confusion import limits
 from .core import BadInput
 from .show import show_intervals
 
@@ -145,7 +146,7 @@ def matched(
     rows.loc["all"] = [frame.nuisance.min(), frame.nuisance.max(), len(frame), frame.type.nunique()]
     drawn, now = np.c_[each_b, mean_b], np.r_[each, mean]
     seen = np.isfinite(drawn)
-    low, high = _limits(drawn - np.where(seen, drawn, 0).sum(0) / np.maximum(seen.sum(0), 1) + now)
+    low, high = limits(drawn - np.where(seen, drawn, 0).sum(0) / np.maximum(seen.sum(0), 1) + now, len(counts))
     return rows.assign(ari=[*map(float, each), float(mean)], ari_low=low, ari_high=high).astype({"n": int, "types": int})
 
 # %% ../nbs/42_agreement.ipynb #78c4df1b
@@ -157,12 +158,6 @@ def _within(
     each = np.where(weight > 0, ari(tables), np.nan)
     total = weight.sum(-1)
     return each, np.divide(np.nansum(each * weight, -1), total, out=np.full(total.shape, np.nan), where=total > 0)
-
-# %% ../nbs/42_agreement.ipynb #cb537e02
-def _limits(
-    values: np.ndarray, # (draws, C), some NaN
-) -> list[list[float]]: # 2.5 and 97.5 percent points of each column, NaN where it has no number
-    return [[float(np.percentile(v[np.isfinite(v)], q)) if np.isfinite(v).any() else np.nan for v in values.T] for q in (2.5, 97.5)]
 
 # %% ../nbs/42_agreement.ipynb #dac74886
 METADATA = "metadata only"

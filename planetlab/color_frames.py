@@ -110,11 +110,11 @@ class LabCrops:
             yield torch.where(valid[:, None], (lab[:, :1] + change).clamp(0, 100), 0), lab[:, 1:], valid
 
 # %% ../nbs/24b_color_frames.ipynb #0c34693e
-_GAP = -1.0 # L* that no pixel has: it was not received
+_INVALID = -1.0 # L* that no pixel has: it was not received
 
 
-def _with_gaps(light: np.ndarray, valid: np.ndarray) -> np.ndarray: # (1, H, W) float32
-    return np.where(valid, light, np.float32(_GAP)).astype("float32")
+def _marked(light: np.ndarray, valid: np.ndarray) -> np.ndarray: # (1, H, W) float32
+    return np.where(valid, light, np.float32(_INVALID)).astype("float32")
 
 
 class _Spread(nn.Module):
@@ -124,9 +124,9 @@ class _Spread(nn.Module):
         self.model, self.shrink, self.stride = model, shrink, shrink * model.stride
         self.args = {"shrink": shrink, "of": model.args}
 
-    def forward(self, x: Tensor) -> Tensor: # (B, 1, H, W) L*, `_GAP` where not valid -> (B, 2, H, W)
+    def forward(self, x: Tensor) -> Tensor: # (B, 1, H, W) L*, `_INVALID` where not valid -> (B, 2, H, W)
         h, w, s = *x.shape[2:], self.shrink
-        seen = x > _GAP # blocks of pixels that are there, as `frame_lab` makes them
+        seen = x > _INVALID # blocks of pixels that are there, as `frame_lab` makes them
         both = F.avg_pool2d(F.pad(torch.cat([torch.where(seen, x, 0), seen.to(x)], 1), (0, -w % s, 0, -h % s)), s)
         small = both[:, :1] / both[:, 1:].clamp(min=1e-6)
         if s == 1: return self.model.chroma(small)
@@ -143,7 +143,7 @@ def color_predictor(
 ) -> Predictor: # Of one band, L*
     "A colorizer as a function of NumPy arrays, at full size"
     if not hasattr(model, "chroma"): raise ModelMismatch(f"a {type(model).__name__} says no colours; give a colorizer, of `planetlab run colorize`")
-    return replace(torch_predictor(_Spread(model, shrink), CHROMA, 1, **how), scale=_with_gaps)
+    return replace(torch_predictor(_Spread(model, shrink), CHROMA, 1, **how), scale=_marked)
 
 # %% ../nbs/24b_color_frames.ipynb #da942f63
 def find_colorizer(

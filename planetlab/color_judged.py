@@ -156,7 +156,8 @@ def against(
 ) -> pd.DataFrame: # One row per other: difference (`first` − other), low, high, lower (share of frames on which `first` is lower), n, n_groups; others that share no frame are left out
     "Paired differences, with 95 % intervals by sol"
     if metric not in METRICS: raise BadInput(f"no metric {metric!r}; use one of {', '.join(METRICS)}")
-    wide = pd.DataFrame([{k: r[k] for k in ("by", "frame", "group", metric)} for r in rows]).pivot_table(index=["group", "frame"], columns="by", values=metric, sort=False, dropna=False)
+    long = pd.DataFrame([{k: r[k] for k in ("by", "frame", "group", metric)} for r in rows])
+    wide = long.groupby(["group", "frame", "by"])[metric].mean().unstack()[long.by.unique()]
     if first not in wide: raise BadInput(f"nobody called {first!r} was judged; there are {', '.join(wide.columns)}")
     out, g = {}, wide.index.get_level_values(0)
     for other in wide.columns.drop(first):

@@ -24,7 +24,7 @@ from .grid import Grid
 from .images import to_8bit
 from .maps import as_input, map_scene
 from .masks import read_counts
-from .models.sampling import write_synthetic
+from .models.sampling import is_synthetic, write_synthetic
 from .outputs import values, write_cog
 from .predictor import Predictor
 from .quality import chroma
@@ -81,7 +81,6 @@ def colorize(
     return out
 
 # %% ../nbs/55_colorize.ipynb #7a229304
-_DONE = "_colored" # Ends the name of what was coloured here
 _COLOURED = 1.0 # Mean distance from grey, CIELAB units, from which a frame is in colour
 
 
@@ -93,15 +92,20 @@ class Done(NamedTuple):
     failed: bool  # It could not be read
 
 
+def _invented(path: Path) -> bool: # Whether a file says so; one that cannot be read says nothing, and is named later
+    try: return path.suffix.lower() == ".png" and is_synthetic(path)
+    except Corrupt: return False
+
+
 def find_frames(
     paths: Sequence[str | Path], # Files and folders
-) -> list[Path]: # Files as given; of folders the pictures in them that were not coloured here, in the order of names
+) -> list[Path]: # Files as given; of folders the pictures in them that are not marked as synthetic, in the order of names
     "What to colour; raises `BadInput` for what is not there"
     found = []
     for p in map(Path, paths):
         if not p.exists(): raise BadInput(f"no such file or folder: {str(p)!r}")
-        inside = sorted(q for q in p.rglob("*") if q.suffix.lower() in SUFFIXES and not q.stem.endswith(_DONE)) if p.is_dir() else [p]
-        if not inside: raise BadInput(f"no picture in {str(p)!r}; looked for {', '.join(sorted(SUFFIXES))}")
+        inside = sorted(q for q in p.rglob("*") if q.suffix.lower() in SUFFIXES and not _invented(q)) if p.is_dir() else [p]
+        if not inside: raise BadInput(f"no picture in {str(p)!r}; looked for {', '.join(sorted(SUFFIXES))} without the mark of what is synthetic")
         found += inside
     return list(dict.fromkeys(found))
 
@@ -116,14 +120,14 @@ def iter_colorized(
     paths: Sequence[str | Path], # Files
     folder: str | Path,          # Gets STEM_colored.png for each; STEM_2_colored.png if there are two of a name
     predict: Predictor,          # Says a* and b* of L*
-    recolor: bool = False,      # Replace the colours of frames that have some
+    recolor: bool = False,       # Replace the colours of frames that have some
     plan: MapPlan = PLAN,        # Tiles of a frame that is larger than one
 ) -> Iterator[Done]: # One per file, once done
     "Colour files one after the other; nothing happens until you loop over it"
     taken = set()
     for path in map(Path, paths):
-        name, n = f"{path.stem}{_DONE}", 1
-        while name in taken: name, n = f"{path.stem}_{n + 1}{_DONE}", n + 1
+        name, n = f"{path.stem}_colored", 1
+        while name in taken: name, n = f"{path.stem}_{n + 1}_colored", n + 1
         taken.add(name)
         try:
             img, valid = read_counts(path)

@@ -9,7 +9,6 @@ __all__ = ['EXTRAS', 'Finding', 'check_requirements', 'examine']
 import importlib.metadata
 import re
 import platform
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator

@@ -75,10 +75,10 @@ def _b64(a) -> str: return base64.b64encode(np.ascontiguousarray(a).tobytes()).d
 
 def _columns(table: pd.DataFrame) -> tuple[dict, dict]: # Of words, of numbers
     "What is said of each row, by kind"
-    words, numbers = {}, {}
+    words, numbers, apart = {}, {}, column_apart(table)
     for name in (c for c in table if c not in _KEPT_BACK):
         values = table[name]
-        if values.dtype.kind == "f" or (values.dtype.kind in "iu" and values.nunique() > 1000): numbers[name] = _b64(values.to_numpy("float32"))
+        if name != apart and (values.dtype.kind == "f" or values.dtype.kind in "iu" and values.nunique() > 1000): numbers[name] = _b64(values.to_numpy("float32"))
         elif pd.api.types.is_scalar(values.iloc[0]):
             codes, kept = pd.factorize(values, sort=values.dtype.kind in "iub")
             words[name] = {"codes": _b64(codes.astype("int32")), "values": [str(v) for v in kept]}
@@ -166,7 +166,7 @@ def _about(view: RunView, title: str, atlas: Atlas | None, labels: Labels | None
     said = [] if labels is None else [[n, np.flatnonzero(labels.codes == c).tolist()] for c, n in enumerate(labels.names)]
     thumbs = atlas and {"type": "image/webp", "w": atlas.width, "h": atlas.height, "cols": _COLS, "per": _SHEET}
     return {"title": title, "ids": ids, "digest": digest([title, ids], 16), "columns": words, "numbers": numbers, "groups": groups, "by": "cluster" if "cluster" in words else "label",
-            "apart": a if (a := column_apart(view.table)) in words else None, "z": None if view.z is None else _small(view.z), "charts": _charts(view, body),
+            "apart": column_apart(view.table), "z": None if view.z is None else _small(view.z), "charts": _charts(view, body),
             "thumbs": thumbs, "labels": said, "palette": PALETTE, "box": _box(view.table[["map_x", "map_y"]].to_numpy(float)), "example": -1}
 
 # %% ../nbs/61c_explorer_page.ipynb #938d7d57

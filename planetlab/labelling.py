@@ -270,11 +270,10 @@ def read_labels(
     except (OSError, ValueError, KeyError, TypeError) as e: raise Corrupt(f"cannot read labels from {path}: {e}; export them again") from e
     if missing := [c for c in ("id", "label") if c not in t]: raise BadInput(f"{path} has columns {list(t)}; {missing[0]!r} is missing")
     t = t[t.label.fillna("") != ""]
-    rows = pd.Index(labels.ids).get_indexer(t.id.astype(str))
-    if (rows < 0).any(): raise BadInput(f"{(rows < 0).sum()} of {len(t)} ids in {path}, {t.id[rows < 0].iloc[0]!r} for one, are not among your {len(labels.ids)}; are these labels of another run?")
     t = t.assign(id=t.id.astype(str), label=t.label.astype(str).map(clean_name)).drop_duplicates(["id", "label"])
-    if (twice := t.id[t.id.duplicated()]).size: raise BadInput(f"{len(twice)} ids in {path} have two labels, {twice.iloc[0]!r} for one; keep one line for each")
     rows = pd.Index(labels.ids).get_indexer(t.id)
+    if (rows < 0).any(): raise BadInput(f"{(rows < 0).sum()} of {len(t)} ids in {path}, {t.id[rows < 0].iloc[0]!r} for one, are not among your {len(labels.ids)}; are these labels of another run?")
+    if (twice := t.id[t.id.duplicated()]).size: raise BadInput(f"{len(twice)} ids in {path} have two labels, {twice.iloc[0]!r} for one; keep one line for each")
     codes, names = pd.factorize(t.label)
     labels.codes[rows] = codes
     return replace(labels, names=tuple(names))

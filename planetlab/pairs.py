@@ -224,7 +224,7 @@ def read_pair(
     stray: float = 0.1,  # Share of a mask that may be outside its palette; 0 for ids
 ) -> Pair: # `img` and `labels`
     "Read one pair; raises `Corrupt` or `BadInput` naming the file"
-    if not (hasattr(row, "form") and hasattr(row, "classes")): raise BadInput(f"the row says neither `form` nor `classes`, only {', '.join(getattr(row, '_fields', None) or map(str, getattr(row, 'index', ())))}; make the table with `read_pairs`")
+    if not (hasattr(row, "form") and hasattr(row, "classes")): raise BadInput(f"a {type(row).__name__} that says neither `form` nor `classes`; make the table with `read_pairs`")
     names, form = row.classes.split(", "), row.form
     img, known = read_counts(row.image)
     if img.dtype not in ("uint8", "uint16"): raise BadInput(f"{row.image} holds {img.dtype} from {img.min()} to {img.max()}; wanted 8 or 16 bits, save it as those")

@@ -89,6 +89,15 @@ def test_a_frame_in_colour_is_known_by_its_valid_pixels(tmp_path):
     assert done.out is None and "in colour already" in done.note
 
 
+def test_what_was_coloured_here_is_not_taken_for_a_frame(tmp_path):
+    Image.fromarray(frame(9, 9)[0]).save(tmp_path / "a_colored.png") # somebody's name for a photograph
+    (tmp_path / "cut.png").write_bytes(b"")
+    frames = find_frames([tmp_path])
+    done = list(iter_colorized(frames, tmp_path / "out", RULE))
+    assert [d.failed for d in done] == [False, True] and done[0].out.exists() and find_frames([tmp_path]) == frames
+    with pytest.raises(BadInput, match="no picture.*synthetic"): find_frames([tmp_path / "out"])
+
+
 def test_depth_alpha_and_channels_change_nothing(tmp_path):
     img, alpha = frame(40, 50)[0], np.where(np.arange(50) < 20, 0, 255).astype("uint8")[None].repeat(40, 0)
     kinds = {"grey": img, "deep": img.astype("uint16") * 257, "three": np.dstack([img] * 3), "rgba": np.dstack([img, img, img, alpha]), "la": np.dstack([img, alpha])}

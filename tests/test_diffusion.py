@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
+from planetlab.batches import Batches
 from planetlab.chips import Chips
 from planetlab.core import BadInput, Corrupt, ModelMismatch
-from planetlab.batches import Batches
 from planetlab.models.diffusion import (DENOISERS, SCHEDULES, TARGETS, WEIGHTS, Denoiser, DenoisingLoss, add_noise, as_velocity, by_signal,
                                         cosine_schedule, denoiser, linear_schedule, sigmoid_schedule)
 from planetlab.models.sampling import SAMPLERS, inpaint, is_synthetic, make_sampler, sample, write_synthetic

@@ -1,4 +1,5 @@
 "Every command on every page is one that planetlab understands"
+import json
 import re
 import shlex
 
@@ -47,7 +48,7 @@ def test_a_guide_opens_with_a_noun_and_a_promise_and_is_small(path):
     title = next(c.source for c in cells if c.cell_type == "markdown").split("\n\n")
     assert re.match(r"# \w", title[0]) and title[1].startswith("> ")
     for c in cells:
-        assert len(nbformat.writes(nbformat.v4.new_notebook(cells=[c]))) < 300e3
+        assert len(json.dumps(c)) < 300e3
         assert not [o for o in c.get("outputs", []) if o.output_type == "error" or o.get("name") == "stderr"] and "/tmp/" not in str(c.get("outputs", ""))
 
 

@@ -174,7 +174,7 @@ class Objective:
 
     def price(self, steps: Tensor | None) -> float: # Of one nat, after so many batches
         if self.schedule is held: return self.kl
-        if steps is None: raise BadInput(f"this model does not count its batches, which the schedule `{getattr(self.schedule, 'func', self.schedule).__name__}` needs; build an `Autoencoder`")
+        if steps is None: raise BadInput(f"kl={self.kl} on a schedule, and a model that does not count its batches; build an `Autoencoder`")
         return self.kl * self.schedule(int(steps))
 
 # %% ../../nbs/31_models.objective.ipynb #cd441275
