@@ -1,6 +1,8 @@
 # Each target does all its own set-up on a fresh machine; Python 3.11 or later is all it needs.
 PYTHON ?= python3
 BIN = .venv/bin
+# Many containers forbid Python to keep what it compiled; every process would then compile torch and pandas again (22 CPU seconds to import what a pipeline needs, instead of 7).
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lab site readme clean
 .DEFAULT_GOAL := demo
