@@ -20,8 +20,8 @@ from sklearn.metrics import (adjusted_rand_score, calinski_harabasz_score, davie
                              silhouette_score)
 
 from .cluster import Clusters, assign, fit_clusters, permuted
-from .confusion import limits
 from .core import BadInput
+from .intervals import draw_groups, limits
 from .show import show_intervals
 
 # %% ../nbs/42_agreement.ipynb #1aba7747
@@ -70,7 +70,7 @@ def interval(
     (t, ti), (c, ci), (g, gi) = (np.unique(v, return_inverse=True) for v in (types, labels, groups))
     counts = np.zeros((len(g), len(t), len(c)))
     np.add.at(counts, (gi, ti, ci), 1)
-    times = rng.multinomial(len(g), np.full(len(g), 1 / len(g)), size=draws)
+    times = draw_groups(len(g), draws, rng=rng)
     drawn, now = of(np.tensordot(times, counts, 1)), of(counts.sum(0))
     low, high = np.percentile(drawn - drawn.mean() + now, [2.5, 97.5]) # rows drawn twice agree with themselves; that gain is taken away
     return float(min(low, now)), float(max(high, now))
@@ -140,7 +140,7 @@ def matched(
     bi = frame.bin.to_numpy()
     counts = np.zeros((gi.max() + 1, bi.max() + 1, ti.max() + 1, ci.max() + 1))
     np.add.at(counts, (gi, bi, ti, ci), 1)
-    drawn = np.tensordot(rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=1000), counts, 1)
+    drawn = np.tensordot(draw_groups(len(counts), 1000, rng=rng), counts, 1)
     (each, mean), (each_b, mean_b) = _within(counts.sum(0)), _within(drawn)
     rows = frame.groupby("bin").agg(low=("nuisance", "min"), high=("nuisance", "max"), n=("type", "size"), types=("type", "nunique"))
     rows.loc["all"] = [frame.nuisance.min(), frame.nuisance.max(), len(frame), frame.type.nunique()]

@@ -21,6 +21,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import t as student
 
 from .core import BadInput, Corrupt, read_json, write_json
+from .intervals import draw_groups
 from .show import color_of
 
 # %% ../nbs/52_calibrate.ipynb #853f1395
@@ -309,7 +310,7 @@ def judge(
     calibration.check(part)
     names, g = np.unique(part.groups, return_inverse=True)
     if len(names) < 2: raise BadInput(f"{len(part.labels)} pixels of one group; an interval wants two groups or more")
-    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)[:, g]
+    times = draw_groups(len(names), draws, rng=rng)[:, g]
     rows = {}
     for name, probs in {"as given": softmax(part.logits, 1), "calibrated": calibration.probs(part.logits),
                         "class frequencies": np.tile(calibration.frequencies, (len(g), 1))}.items():

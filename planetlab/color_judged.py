@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .color import color_errors, colorfulness, lpips, to_rgb
-from .confusion import limits
 from .core import BadInput, Corrupt
+from .intervals import draw_groups, limits
 from .show import show_img
 from .twins import thumbnails
 
@@ -138,7 +138,7 @@ def judge_colors(
     for by in dict.fromkeys(r["by"] for r in rows):
         *held, frames = _by_group(rows, by)
         g = len(held[0])
-        value, drawn = _scores(np.ones(g), *held), _scores(rng.multinomial(g, np.full(g, 1 / g), size=draws), *held)
+        value, drawn = _scores(np.ones(g), *held), _scores(draw_groups(g, draws, rng=rng), *held)
         drawn[:, -1] += value[-1] - np.nanmean(drawn[:, -1]) if np.isfinite(value[-1]) else 0 # resampling widens every distance of histograms
         for m, (name, low, high) in enumerate(zip((*METRICS, "chroma_gap"), *limits(drawn, g))):
             out[by, name] = {"value": value[m], "low": low, "high": high, "n": frames[m], "n_groups": g}
@@ -164,7 +164,7 @@ def against(
         d = (wide[first] - wide[other]).dropna()
         if not len(d): continue
         by = d.groupby(level=0).agg(["sum", "size"]).to_numpy(float)
-        times = rng.multinomial(len(by), np.full(len(by), 1 / len(by)), size=draws) @ by
+        times = draw_groups(len(by), draws, rng=rng) @ by
         (low,), (high,) = limits(times[:, :1] / times[:, 1:], len(by))
         out[other] = {"difference": d.mean(), "low": low, "high": high, "lower": (d < 0).mean(), "n": len(d), "n_groups": len(by)}
     return pd.DataFrame.from_dict(out, orient="index")

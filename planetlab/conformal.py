@@ -15,6 +15,7 @@ import pandas as pd
 
 from .calibrate import Calibration, Labelled, share
 from .core import BadInput
+from .intervals import draw_groups, limits
 from .outputs import Output, class_map, probabilities
 
 # %% ../nbs/52a_conformal.ipynb #1823dc97
@@ -143,11 +144,11 @@ def rank_risk(
 ) -> pd.DataFrame: # By ranking, "none" and "perfect": aurc, low, high
     "Rankings by certainty, compared"
     _, g = np.unique(groups, return_inverse=True)
-    times = rng.multinomial(g.max() + 1, np.full(g.max() + 1, 1 / (g.max() + 1)), size=draws)[:, g]
+    times = draw_groups(g.max() + 1, draws, rng=rng)[:, g]
     rows = {}
     for name, c in {**rankings, "none": np.zeros(len(wrong)), "perfect": -1.0 * wrong}.items():
         drawn = [aurc(risk_coverage(c[k > 0], wrong[k > 0], (weights * k)[k > 0])) for k in times]
-        rows[name] = dict(zip(("aurc", "low", "high"), (aurc(risk_coverage(c, wrong, weights)), *np.percentile(drawn, [2.5, 97.5]))))
+        rows[name] = dict(zip(("aurc", "low", "high"), (aurc(risk_coverage(c, wrong, weights)), *limits(np.array(drawn)[:, None], g.max() + 1)[:, 0])))
     return pd.DataFrame(rows).T
 
 # %% ../nbs/52a_conformal.ipynb #f4ad070c

@@ -14,6 +14,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from .core import BadInput
+from .intervals import draw_groups
 from .representations import resized
 from .search import build_index, find
 
@@ -90,7 +91,7 @@ def added_samples(
     if len(names) < 2 or not len(z) == len(labels) == len(ids): raise BadInput(f"{len(z)} photographs in {len(names)} groups; give a label and a group for each, two groups or more")
     member = (labels[:, None] == np.unique(labels)).astype(float)
     own = (ids[:, None] == np.arange(len(names))).astype(float)
-    times = np.r_[np.ones((1, len(names))), rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)]
+    times = np.r_[np.ones((1, len(names))), draw_groups(len(names), draws, rng=rng)]
     scores = {name: _balanced((clone(model).fit(x, y).predict(z) == labels).astype(float), member, own, times) for name, (x, y) in parts.items()}
     rows, first = {}, next(iter(scores.values()))
     for name, s in scores.items():

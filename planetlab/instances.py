@@ -23,6 +23,7 @@ from skimage.morphology import h_maxima
 from skimage.segmentation import watershed
 
 from .core import BadInput
+from .intervals import draw_groups, limits
 from .show import color_of, show_img
 from .worlds.mast import pinhole_rays
 
@@ -297,15 +298,13 @@ def instance_scores(
     if f"true_{size}" not in matches: raise BadInput(f"no sizes {size!r} in the matches; both sides need the column, see `to_metres`")
     groups, of = np.unique(matches.group, return_inverse=True)
     rows, n = matches.reset_index(drop=True).assign(of=of), len(groups)
-    times = np.r_[np.ones((1, n), int), rng.multinomial(n, np.full(n, 1 / n), size=draws)]
+    times = np.r_[np.ones((1, n), int), draw_groups(n, draws, rng=rng)]
     parts = {"all": rows, "whole": rows[~rows[list(PARTS)].any(axis=1)], **{name: rows[rows[flag]] for flag, name in PARTS.items()}}
     out = []
     for name, part in parts.items():
         scores = _part(part, times, size)
-        seen = np.isfinite(scores[1:])
         true, said = part.true_id > 0, part.found_id > 0
-        for k, metric in enumerate(SCORES):
-            low, high = np.percentile(scores[1:][seen[:, k], k], [2.5, 97.5]) if n > 1 and seen[:, k].any() else (np.nan, np.nan)
-            out.append({"rocks": name, "metric": metric, "value": scores[0, k], "low": low, "high": high, "n_true": int(true.sum()), "n_found": int(said.sum()),
+        for metric, value, low, high in zip(SCORES, scores[0], *limits(scores[1:], n)):
+            out.append({"rocks": name, "metric": metric, "value": value, "low": low, "high": high, "n_true": int(true.sum()), "n_found": int(said.sum()),
                         "n_pairs": int((true & said).sum()), "n_images": part.image.nunique(), "n_groups": part.group.nunique()})
     return pd.DataFrame(out).set_index(["rocks", "metric"]).assign(protocol=protocol)

@@ -20,6 +20,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import LocalOutlierFactor
 
 from .core import BadInput
+from .intervals import draw_groups, limits
 from .search import build_index, find
 from .show import color_of
 
@@ -102,12 +103,12 @@ def precision_at(
                        "give one of each per image, and an n up to their number")
     order = np.argsort(-np.asarray(scores), kind="stable")
     names, where = np.unique(np.asarray(groups), return_inverse=True)
-    times = (rng.multinomial(len(names), np.full(len(names), 1 / len(names)))[where][order] for _ in range(draws))
+    times = (drawn[where][order] for drawn in draw_groups(len(names), draws, rng=rng))
     def share(weight): # the last image is cut where it reaches over n
         seen, hit = np.cumsum(weight), np.cumsum(weight * novel[order])
         stop = np.minimum(np.searchsorted(seen, at), len(seen) - 1)
         return (hit[stop] - np.maximum(seen[stop] - at, 0) * novel[order][stop]) / np.minimum(at, seen[-1])
-    low, high = np.percentile([share(w) for w in times], [2.5, 97.5], axis=0)
+    low, high = limits(np.array([share(w) for w in times]), len(names))
     now = share(np.ones(len(order)))
     ends = {"low": np.minimum(low, now), "high": np.maximum(high, now)}
     return pd.DataFrame({"precision": now, **ends, "chance": novel.mean()}, pd.Index(at, name="n"))

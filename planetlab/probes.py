@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from .agreement import agreement
 from .core import BadInput
+from .intervals import draw_groups
 from .show import PALETTE, color_of
 
 # %% ../nbs/44_probes.ipynb #56ade5b6
@@ -108,7 +109,7 @@ def _draws(
     rng: np.random.Generator,
 ) -> np.ndarray: # (1 + draws, N) how often each was drawn; the first row is everything once
     g, where = np.unique(groups, return_inverse=True)
-    return np.vstack([np.ones(len(where)), rng.multinomial(len(g), np.full(len(g), 1 / len(g)), size=draws)[:, where]])
+    return np.vstack([np.ones(len(where)), draw_groups(len(g), draws, rng=rng)[:, where]])
 
 # %% ../nbs/44_probes.ipynb #c437d4be
 def retrieval(
