@@ -6,6 +6,8 @@ import nbformat
 from nbconvert import MarkdownExporter
 from traitlets.config import Config
 
+from planetlab.report import figure_text
+
 ROOT = Path(__file__).parents[1]
 PICTURES = "index_files"
 
@@ -18,7 +20,11 @@ def readme() -> tuple[str, dict[str, bytes]]: # Text, and pictures by path seen 
     names = {"ExtractOutputPreprocessor": {"output_filename_template": PICTURES + "/{cell_index}_{index}{extension}"}}
     text, resources = MarkdownExporter(config=Config(names)).from_notebook_node(nb)
     text = re.sub(r"\]\((?!https?:|index_files/|#)([^)]+\.ipynb)\)", r"](nbs/\1)", text)
-    text = re.sub(r"!\[(?:jpe?g|png)\]", "![A procedural Venus]", text)
+    def said(m: re.Match) -> str: # What the cell's title or the text before it says of the picture
+        at = int(m[1])
+        before = next((c.source for c in reversed(nb.cells[:at]) if c.cell_type == "markdown"), "")
+        return f"![{figure_text(nb.cells[at].source, before)}]({PICTURES}/{m[1]}_"
+    text = re.sub(rf"!\[(?:jpe?g|png)\]\({PICTURES}/(\d+)_", said, text)
     return f"<!-- Generated from nbs/index.ipynb by `make readme`; edit that. -->\n\n{text.strip()}\n", resources["outputs"]
 
 
