@@ -65,9 +65,10 @@ def interval(
     of=ari,             # What is scored: `ari` or `nmi`
     *,
     rng: np.random.Generator, # Source of every draw
-) -> tuple[float, float]: # 2.5 and 97.5 percent points
+) -> tuple[float, float]: # 2.5 and 97.5 percent points; NaN for a single group
     "95 % bootstrap interval of the agreement, by groups"
     (t, ti), (c, ci), (g, gi) = (np.unique(v, return_inverse=True) for v in (types, labels, groups))
+    if len(g) < 2: return np.nan, np.nan
     counts = np.zeros((len(g), len(t), len(c)))
     np.add.at(counts, (gi, ti, ci), 1)
     times = draw_groups(len(g), draws, rng=rng)

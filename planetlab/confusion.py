@@ -249,6 +249,7 @@ def segmentation_scores(
     value = plan(np.ones(n))
     low, high = limits(plan(draw_groups(n, draws, rng=rng)), n)
     table = pd.DataFrame({"value": value, "low": low, "high": high}, plan.index).join(_witnesses(counts, plan))
+    table.loc[table.n_groups < 2, ["low", "high"]] = np.nan # one witness
     table.insert(6, "is_absent", np.isnan(value) & (table.labelled_px == 0))
     table["protocol"] = protocol
     kept = [m for m in table.index if counts.edges is not None or m[1] != "boundary_f1"]
@@ -281,4 +282,5 @@ def paired_scores(
     table = pd.DataFrame({"first": one, "second": two, "difference": two - one, "low": low, "high": high,
                           "better": (gain > 0).sum(0), "worse": (gain < 0).sum(0)}, a.index)
     table = table.join(_witnesses(first, a)[["n_images", "n_groups"]]).assign(protocol=protocol)
+    table.loc[table.n_groups < 2, ["low", "high"]] = np.nan
     return table.loc[[m for m in table.index if first.edges is not None or m[1] != "boundary_f1"]]

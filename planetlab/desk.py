@@ -20,7 +20,7 @@ from .bodies import Body, datum_of
 from .core import BadInput
 from .explore import RunView
 from .footprint_map import Chart, choose_charts, footprint_centres, footprint_corners
-from .labelling import Labels, Spread, halves, merge_labels, name_rows, split_label, write_labels
+from .labelling import Labels, Spread, clean_name, halves, merge_labels, name_rows, split_label, write_labels
 from .search import build_index, like
 
 # %% ../nbs/60f_desk.ipynb #936557d9
@@ -40,6 +40,7 @@ def place_rows(
     if view.footprints is not None:
         frame = view.footprints.set_index("id") if "id" in view.footprints else view.footprints
         if len(gone := view.table.id[~view.table.id.isin(frame.index)]): raise BadInput(f"footprints lack {len(gone)} ids of the table, e.g. {gone.iloc[0]!r}; give those of the same run")
+        if (twice := frame.index[frame.index.duplicated()]).size: raise BadInput(f"{len(twice)} footprints have an id that came before, {twice[0]!r} for one; dissolve them by id")
         shapes = frame.geometry.loc[view.table.id].to_numpy()
         body = datum_of(CRS.from_wkt(frame.crs.to_wkt())).body
         return Places(*footprint_centres(shapes, body), choose_charts(*footprint_corners(shapes), body), shapes)
@@ -58,6 +59,7 @@ def check_view(
     if not len(t) or t.id.astype(str).duplicated().any(): raise BadInput(f"{len(t)} rows, {t.id.nunique()} different ids; give one row or more, each with an id of its own")
     lengths = {**{n: len(c) for n, c in view.chips.items()}, **({} if view.z is None else {"latents": len(view.z)})}
     if odd := {n: k for n, k in lengths.items() if k != len(t)}: raise BadInput(f"{len(t)} rows and {odd}; give one of each per row")
+    if flat := {n: np.shape(c) for n, c in view.chips.items() if not (np.ndim(c) == 3 or np.ndim(c) == 4 and np.shape(c)[3] == 3)}: raise BadInput(f"chips of shape {flat}; give (N, H, W) or (N, H, W, 3)")
     if view.z is not None and not np.isfinite(view.z).all(): raise BadInput("latents hold NaN or infinity; leave out rows that have none")
 
 
@@ -99,13 +101,13 @@ class Desk:
 
     def name(self, name: str) -> str:
         if not len(self.rows): raise BadInput("nothing is selected; circle some points first")
-        return self.act(name_rows(self.labels, self.rows, name))
+        return self.act(name_rows(self.labels, self.rows, clean_name(name)))
 
     def merge(self, groups: Sequence[str], into: str) -> str: # Names -> what happened
         "Groups become one label, whatever they were before"
         if self.by == "label": return self.act(merge_labels(self.labels, groups, into))
         codes, values = self.groups()
-        return self.act(name_rows(self.labels, np.flatnonzero(np.isin(codes, [values.index(g) for g in groups])), into))
+        return self.act(name_rows(self.labels, np.flatnonzero(np.isin(codes, [values.index(g) for g in groups])), clean_name(into)))
 
 # %% ../nbs/60f_desk.ipynb #cf4ca1a4
 def latents_of(

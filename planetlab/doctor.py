@@ -100,7 +100,8 @@ def _pipelines() -> str:
 
 # %% ../nbs/61d_doctor.ipynb #ecfab139
 def _folder(path: Path) -> str: # It can be written to, and has room
-    there = next(p for p in (path, *path.absolute().parents) if p.is_dir())
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not there.is_dir(): raise PlanetlabError(f"{there} is a file; name a folder")
     with tempfile.TemporaryFile(dir=there): pass
     free = shutil.disk_usage(there).free / 1e9
     if free < 2: raise PlanetlabError(f"{free:.1f} GB free at {there}; a run wants 2 GB: make room or stand elsewhere")

@@ -32,6 +32,7 @@ from .show import PALETTE
 # %% ../nbs/61c_explorer_page.ipynb #bbe30fc0
 SIDES = (128, 96, 64, 48, 32, 24) # Of a thumbnail, px
 _SHEET, _COLS = 1024, 32          # Thumbnails on one, and in one row
+_WEBP = 16_383                    # px, the widest that WebP can be
 
 
 class Atlas(NamedTuple):
@@ -59,7 +60,7 @@ def make_atlas(
     n = len(next(iter(chips.values())))
     few = np.unique(np.linspace(0, n - 1, min(n, 128)).astype(int))
     native = max(each.shape[1] for each in chips.values())
-    for side in (s for s in SIDES if s <= max(native, SIDES[-1])):
+    for side in (s for s in SIDES if s <= max(native, SIDES[-1]) and s * len(chips) * _COLS <= _WEBP):
         if len(_sheet(chips, few, side)) * n / len(few) > most: continue
         sheets = [_sheet(chips, range(i, min(i + _SHEET, n)), side) for i in range(0, n, _SHEET)]
         if sum(map(len, sheets)) <= most: return Atlas(sheets, side * len(chips), side)
@@ -78,7 +79,7 @@ def _columns(table: pd.DataFrame) -> tuple[dict, dict]: # Of words, of numbers
     words, numbers, apart = {}, {}, column_apart(table)
     for name in (c for c in table if c not in _KEPT_BACK):
         values = table[name]
-        if name != apart and (values.dtype.kind == "f" or values.dtype.kind in "iu" and values.nunique() > 1000): numbers[name] = _b64(values.to_numpy("float32"))
+        if name != apart and (values.dtype.kind == "f" or values.dtype.kind in "iu" and values.nunique() > 1000): numbers[name] = {"whole": values.dtype.kind in "iu", "values": _b64(values.to_numpy("float64" if values.dtype.kind in "iu" else "float32"))}
         elif pd.api.types.is_scalar(values.iloc[0]):
             codes, kept = pd.factorize(values, sort=values.dtype.kind in "iub")
             words[name] = {"codes": _b64(codes.astype("int32")), "values": [str(v) for v in kept]}
@@ -88,15 +89,15 @@ def _columns(table: pd.DataFrame) -> tuple[dict, dict]: # Of words, of numbers
 def _small(z: np.ndarray) -> dict: # One byte a number
     "Latents, standardised, as whole numbers and their scale"
     z = np.asarray(z, "float32")
-    if z.shape[1] > _DIMS: z = PCA(_DIMS, svd_solver="covariance_eigh").fit_transform(z)
-    else: z = (z - z.mean(0)) / np.maximum(z.std(0), 1e-9)
+    z = (z - z.mean(0)) / np.maximum(z.std(0), 1e-9)
+    if min(z.shape) > _DIMS: z = PCA(_DIMS, svd_solver="covariance_eigh").fit_transform(z)
     scale = np.maximum(np.abs(z).max(0), 1e-9) / 127
     return {"q": _b64(np.rint(z / scale).astype("int8")), "scale": scale.tolist()}
 
 # %% ../nbs/61c_explorer_page.ipynb #d3241daf
 def _box(*xy: np.ndarray) -> list[float]: # Left, low, right, high of what is finite
     both = np.concatenate(xy)
-    both = both[np.isfinite(both[:, 0])]
+    both = both[np.isfinite(both).all(1)]
     return [*both.min(0).tolist(), *both.max(0).tolist()] if len(both) else [-1.0, -1.0, 1.0, 1.0]
 
 
@@ -105,7 +106,7 @@ def _chart(chart: Chart, lon: np.ndarray, lat: np.ndarray, shapes: Sequence) -> 
     xy, rings = project(chart, lon, lat) / 1e3, project_outlines(chart, shapes)
     flat, owner = [r / 1e3 for each in rings for r in each], [i for i, each in enumerate(rings) for _ in each]
     lines, names = graticule(chart)
-    return {"name": chart.name, "said": f"{chart.body.name}, {chart.name}: where the images lie, with meridians and parallels. Selected ones are outlined.",
+    return {"name": chart.name, "said": f"{chart.body.name}, {chart.name}: where the images lie, with meridians and parallels.{' Selected ones are outlined.' if len(shapes) else ''}",
             "xy": _b64(xy.astype("float32")), "ring": _b64(np.concatenate(flat or [np.zeros((0, 2))]).astype("float32")),
             "start": _b64(np.cumsum([0, *map(len, flat)]).astype("int32")), "owner": _b64(np.array(owner, "int32")),
             "lines": [shapely.get_coordinates(shapely.simplify(shapely.LineString(line / 1e3), 0.02 * chart.reach)).round(2).T.tolist() for line in lines], "names": [[round(x / 1e3, 2), round(y / 1e3, 2), t] for x, y, t in names],
@@ -128,8 +129,8 @@ def _figure(name: str, source, x: str, y: str, ringed):
                sizing_mode="stretch_both", x_range=Range1d(0, 1), y_range=Range1d(0, 1), toolbar_location="right", min_border=2)
     f.toolbar.logo, f.axis.visible, f.grid.visible = None, False, False
     n = len(source.data["x"])
-    f.scatter(x, y, source=source, size=9 if n < 500 else 6 if n < 5000 else 4 if n < 2e5 else 2, fill_color="colour", line_color=None,
-              nonselection_fill_alpha=0.18, nonselection_line_color=None)
+    f.scatter(x, y, source=source, size=9 if n < 500 else 6 if n < 5000 else 4 if n < 2e5 else 2, fill_color="colour", line_color=None if n > 20_000 else "gray",
+              line_width=0.7, nonselection_fill_alpha=0.18, nonselection_line_color=None).glyph.name = "dot" # edges, or yellow is lost on white
     f.scatter(x, y, source=ringed, size=19, fill_color=None, line_width=2.5).glyph.name = "ring"
     return f
 
@@ -156,7 +157,7 @@ def _drawn(table: pd.DataFrame, placed: bool) -> tuple[str, dict[str, str]]: # S
 _ALONE = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src blob: data:; font-src data:" # WebGL shaders are compiled by eval
 
 
-def _quoted(value) -> str: return json.dumps(value).replace("<", "\\u003c")
+def _quoted(value) -> str: return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
 
 
 def _about(view: RunView, title: str, atlas: Atlas | None, labels: Labels | None, body: Body | None) -> dict:
@@ -164,10 +165,11 @@ def _about(view: RunView, title: str, atlas: Atlas | None, labels: Labels | None
     words, numbers = _columns(view.table)
     ids, groups = view.table.id.astype(str).tolist(), [k for k, c in words.items() if len(c["values"]) <= _WORDS or k == "cluster"]
     said = [] if labels is None else [[n, np.flatnonzero(labels.codes == c).tolist()] for c, n in enumerate(labels.names)]
+    xy = view.table[["map_x", "map_y"]].to_numpy("float32")
     thumbs = atlas and {"type": "image/webp", "w": atlas.width, "h": atlas.height, "cols": _COLS, "per": _SHEET}
-    return {"title": title, "ids": ids, "digest": digest([title, ids], 16), "columns": words, "numbers": numbers, "groups": groups, "by": "cluster" if "cluster" in words else "label",
+    return {"title": title, "ids": ids, "digest": digest([title, ids, said, _b64(xy)], 16), "columns": words, "numbers": numbers, "groups": groups, "by": "cluster" if "cluster" in words else "label",
             "apart": column_apart(view.table), "z": None if view.z is None else _small(view.z), "charts": _charts(view, body),
-            "thumbs": thumbs, "labels": said, "palette": PALETTE, "box": _box(view.table[["map_x", "map_y"]].to_numpy(float)), "example": -1}
+            "thumbs": thumbs, "labels": said, "palette": PALETTE, "box": _box(xy), "example": -1}
 
 # %% ../nbs/61c_explorer_page.ipynb #938d7d57
 def write_explorer(

@@ -304,7 +304,7 @@ def instance_scores(
     for name, part in parts.items():
         scores = _part(part, times, size)
         true, said = part.true_id > 0, part.found_id > 0
-        for metric, value, low, high in zip(SCORES, scores[0], *limits(scores[1:], n)):
+        for metric, value, low, high in zip(SCORES, scores[0], *limits(scores[1:], part.group.nunique())):
             out.append({"rocks": name, "metric": metric, "value": value, "low": low, "high": high, "n_true": int(true.sum()), "n_found": int(said.sum()),
                         "n_pairs": int((true & said).sum()), "n_images": part.image.nunique(), "n_groups": part.group.nunique()})
     return pd.DataFrame(out).set_index(["rocks", "metric"]).assign(protocol=protocol)

@@ -10,6 +10,7 @@ __all__ = ['Change', 'Labels', 'start_labels', 'clean_name', 'name_rows', 'merge
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ def clean_name(
     name: str, # As typed
 ) -> str: # Without space around it, with single spaces inside
     "A name as it is kept; raises `BadInput` if nothing or a line break is left"
-    kept = re.sub(r"[ \t]+", " ", name).strip()
+    kept = re.sub(r"[^\S\r\n]+", " ", name).strip() # other spaces than ours too
     if not kept or not kept.isprintable(): raise BadInput(f"{name!r} is no name; type some letters, on one line")
     return kept
 
@@ -119,11 +120,13 @@ def split_label(
     labels: Labels,
     name: str,            # In use
     parts: Sequence[int], # (K,) part of each of its rows, in their order, from 0 on
-) -> Labels: # Names "name 1", "name 2", …
+) -> Labels: # Names "name 1", "name 2", …, without those in use
     "The rows of one name get as many names as there are parts"
     rows, parts = np.flatnonzero(labels.codes == _known(labels, [name])[0]), np.asarray(parts, int)
+    used = set(labels.of_rows)
     if parts.shape != rows.shape or parts.min() < 0: raise BadInput(f"parts of shape {parts.shape} for {len(rows)} rows of {name!r}; give each a part, from 0 on")
-    new = [f"{name} {p + 1}" for p in range(parts.max() + 1)]
+    free = (n for p in count(1) if (n := f"{name} {p}") not in used)
+    new = [next(free) for _ in range(parts.max() + 1)]
     kept = (*labels.names, *(n for n in new if n not in labels.names))
     return _changed(labels, f"{name!r} split in {len(np.unique(parts))}", rows, np.array([kept.index(n) for n in new])[parts], kept)
 
@@ -170,7 +173,7 @@ def label_table(
 ) -> pd.DataFrame: # By label: rows; with clusters: clusters it touches, the commonest one, and its share
     "One row per name in use"
     named, names = labels.codes >= 0, pd.Index(labels.names, name="label")
-    code, values = (np.zeros(len(named), int), [0]) if clusters is None else pd.factorize(np.asarray(clusters), sort=True)
+    code, values = (np.zeros(len(named), int), [0]) if clusters is None else pd.factorize(np.asarray(clusters), sort=True, use_na_sentinel=False)
     counts = np.bincount(labels.codes[named] * len(values) + code[named], minlength=len(names) * len(values)).reshape(len(names), len(values))
     found = pd.DataFrame({"rows": counts.sum(1)}, names)
     if clusters is not None: found = found.assign(clusters=(counts > 0).sum(1), commonest=np.asarray(values)[counts.argmax(1)], share=counts.max(1) / np.maximum(found.rows, 1))

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from .agreement import agreement
 from .core import BadInput
-from .intervals import draw_groups
+from .intervals import draw_groups, limits
 from .show import PALETTE, color_of
 
 # %% ../nbs/44_probes.ipynb #56ade5b6
@@ -127,6 +127,7 @@ def retrieval(
     ask, ranked = np.flatnonzero(split == "train"), np.flatnonzero(split == on)
     if not (len(ask) and len(ranked)): raise BadInput(f"{len(ask)} rows are train and {len(ranked)} are {on}; both are needed")
     times, drawn = (_draws(groups[rows], draws, rng) for rows in (ask, ranked))
+    witnesses = min(len(np.unique(groups[rows])) for rows in (ask, ranked))
     apart, order = NearestNeighbors(n_neighbors=len(ranked)).fit(z[ranked]).kneighbors(z[ask])
     found = np.array([_precision(d, types[ranked][o] == t, drawn[:, o]) for d, o, t in zip(apart, order, types[ask])]).T
     rows = {}
@@ -134,7 +135,7 @@ def retrieval(
         own, w = found[:, types[ask] == t], times[:, types[ask] == t]
         w = np.where(np.isfinite(own), w, 0)
         mean = np.divide((w * np.nan_to_num(own)).sum(1), w.sum(1), out=np.full(len(w), np.nan), where=w.sum(1) > 0)
-        low, high = np.nanpercentile(mean[1:], [2.5, 97.5]) if np.isfinite(mean[1:]).any() else (np.nan, np.nan)
+        low, high = limits(mean[1:, None], witnesses)[:, 0]
         rows[t] = {"queries": int((types[ask] == t).sum()), "n": len(ranked), "map": mean[0], "map_low": low, "map_high": high,
                    "prevalence": float(np.mean(types[ranked] == t))}
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -18,7 +18,7 @@ import yaml
 
 import planetlab
 from .core import Corrupt, atomic, read_json
-from .results import iter_numbers
+from .results import iter_numbers, say_number
 
 # %% ../nbs/60h_report.ipynb #609c7edd
 _TITLED = re.compile(r"""(?:(?:title|xlabel|ylabel|label)\s*=|(?:set_title|suptitle|set_xlabel|set_ylabel)\()\s*f?(["'])(.+?)\1""")
@@ -55,12 +55,13 @@ def _formulas(text: str) -> str: # Inline formulas as pictures, for no page may 
     from matplotlib.mathtext import math_to_image
 
     def draw(m: re.Match) -> str:
-        made = BytesIO()
-        try: math_to_image("$" + re.sub(r"\\([gl]e)(?![a-z])", r"\\\1q", m[1]) + "$", made, format="svg")
-        except ValueError: return f"<code>{html.escape(m[1])}</code>"
+        if m[1] is None: return m[0] # code, where a dollar is a dollar
+        made, said = BytesIO(), html.unescape(m[1])
+        try: math_to_image("$" + re.sub(r"\\([gl]e)(?![a-z])", r"\\\1q", said) + "$", made, format="svg")
+        except ValueError: return f"<code>{html.escape(said)}</code>"
         svg = re.search(r"<svg(.*</svg>)", made.getvalue().decode(), re.S)[1]
-        return f'<svg class=formula role=img aria-label="{html.escape(m[1])}"{svg}'
-    return re.sub(r"(?<![\w$\\])\$([A-Za-z\\][^$\n]*[\\^_=][^$\n]*)(?<! )\$(?!\d)", draw, text)
+        return f'<svg class=formula role=img aria-label="{html.escape(said)}"{svg}'
+    return re.sub(r"<(?:pre|code)\b.*?</(?:pre|code)>|(?<![\w$\\])\$([A-Za-z\\][^$\n]*[\\^_=][^$\n]*)(?<! )\$(?!\d)", draw, text, flags=re.S)
 
 # %% ../nbs/60h_report.ipynb #56e021a1
 def markdown_html(
@@ -134,11 +135,6 @@ def published(
     "What is known before a run: its caveats and the numbers of others"
     return yaml.safe_load((shipped() / "published.yaml").read_text(encoding="utf-8")).get(pipeline, {})
 
-
-def _said(found: dict) -> str: # Three digits, with an interval if there is one
-    low, high = found.get("low"), found.get("high")
-    return f"{found['value']:.3g}" + (f" [{low:.3g}, {high:.3g}]" if low is not None and high is not None else "")
-
 # %% ../nbs/60h_report.ipynb #5710fdd3
 def compare_published(
     metrics: dict,    # Of a run
@@ -149,7 +145,7 @@ def compare_published(
     for row in rows:
         found = [p for p in fnmatch.filter(known, row["ours"]) if known[p]["value"] is not None]
         where = f" ({found[0]})" if found else ""
-        table[row["task"]] = {"ours": _said(known[found[0]]) + where if found else "not measured in this run", "seed": row["seed"],
+        table[row["task"]] = {"ours": say_number(*(known[found[0]].get(k) for k in ("value", "low", "high")), ".3g") + where if found else "not measured in this run", "seed": row["seed"],
                               "best published": row["best"], "protocol": f"{row['protocol']} Source: {row['source']}."}
     return pd.DataFrame(table, index=["ours", "seed", "best published", "protocol"]).T
 
@@ -217,8 +213,8 @@ def write_page(
     if entry.get("rows") and metrics:
         with pd.option_context("display.max_colwidth", None): table = _scrolling(compare_published(metrics, entry["rows"]).to_html(border=0, classes="words"))
         last = f"<h2>Ours, the seed's, the best published</h2><p>Numbers of different protocols do not compare: read the last column first. A seed is the project that a pipeline grew from.</p>{table}"
-    body = _with_ids(re.sub(r' id="[^"]*"', "", head + _opening(notebook.parent, entry, metrics, record) + _method(rest, record) + last))
-    title = html.escape(re.sub(r"<[^>]*>", "", head).strip().split("\n")[0] or notebook.stem)
+    body = _with_ids(re.sub(r'(<h[1-6]) id="[^"]*"', r"\1", head + _opening(notebook.parent, entry, metrics, record) + _method(rest, record) + last))
+    title = html.escape(html.unescape(re.sub(r"<[^>]*>", "", head).strip().split("\n")[0]) or notebook.stem)
     with atomic(path) as p:
         p.write_text(f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title} – planetlab</title>'
                      f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{page_style()}</style></head>'

@@ -282,6 +282,7 @@ def compare_runs(
     "Where two runs differ, in parameters, input and numbers"
     sides = []
     for folder in (resolve(a), resolve(b)):
+        if not (folder / "run.json").is_file(): raise BadInput(f"{folder} is no run folder, for it has no run.json; name two that `planetlab runs` lists")
         metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
         sides.append(_flat({**read_json(folder / "run.json")["identity"], "metrics": metrics}))
     names = [n for n in {**sides[0], **sides[1]} if sides[0].get(n) != sides[1].get(n)]

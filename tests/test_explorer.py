@@ -14,13 +14,13 @@ from PIL import Image
 
 from planetlab.bodies import MARS, MOON, VENUS, distance_m
 from planetlab.core import BadInput
-from planetlab.desk import Desk, more_like
+from planetlab.desk import Desk, check_view, more_like, place_rows
 from planetlab.explore import RunView
 from planetlab.explorer import explore
 from planetlab.explorer_page import make_atlas, write_explorer
 from planetlab.footprint_map import choose_charts, footprint_centres, footprint_corners, graticule, project, project_outlines
 from planetlab.grid import footprint, grid_around
-from planetlab.labelling import halves, merge_labels, name_rows, read_labels, redo, split_label, spread_labels, start_labels, undo, write_labels
+from planetlab.labelling import clean_name, halves, label_table, merge_labels, name_rows, read_labels, redo, split_label, spread_labels, start_labels, undo, write_labels
 from planetlab.search import build_index, like
 
 IDS = [f"r{i}" for i in range(12)]
@@ -194,6 +194,14 @@ def browser():
         found = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"])
         yield found
         found.close()
+
+
+@pytest.fixture
+def context(browser):
+    "A browser that knows nothing yet"
+    made = browser.new_context(viewport={"width": 640, "height": 900}, offline=True, accept_downloads=True)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -397,3 +405,80 @@ def test_labels_outlast_the_tab(opened):
     opened.reload()
     opened.wait_for_selector("body[data-ready]", timeout=120_000)
     assert np.flatnonzero(np.array(of_rows(opened)) == "kept").tolist() == [1, 2, 3] and opened.wrong == []
+
+
+def test_a_page_says_what_it_kept_and_takes_no_labels_of_another(context, view, tmp_path):
+    def shown(name, view, **given):
+        write_explorer(tmp_path / name, view, "One title", **given)
+        page = context.new_page()
+        page.goto((tmp_path / name).as_uri())
+        page.wait_for_selector("body[data-ready]", timeout=120_000)
+        return page
+    some = name_rows(start_labels(view.table.id), [5, 6], "shipped")
+    shown("bare.html", view).close() # looking at it is no labelling
+    page = shown("shipped.html", view, labels=some)
+    assert of_rows(page) == some.of_rows.tolist()
+    named(page, [1], "mine")
+    page.reload()
+    page.wait_for_selector("body[data-ready]", timeout=120_000)
+    assert of_rows(page)[1] == "mine" and "that this browser kept" in page.inner_text("#said")
+    moved = view._replace(table=view.table.assign(map_x=view.table.map_x + 1))
+    other = shown("other.html", moved, labels=some)
+    assert of_rows(other) == some.of_rows.tolist()
+    other.evaluate("void (Storage.prototype.setItem = () => { throw new Error('full'); })")
+    named(other, [2], "lost?")
+    assert "export before you close" in other.inner_text("#said")
+    page.close(); other.close()
+
+
+def test_numbers_arrive_whole_and_files_come_back(context, view, tmp_path):
+    n = len(view.table)
+    table = pd.concat([view.table] * 5, ignore_index=True).assign(id=[f"i{i}" for i in range(5 * n)], orbit=486_272_819 + np.arange(5 * n), depth=np.linspace(0, 1, 5 * n) + 137)
+    table.loc[3, "map_y"] = np.nan
+    write_explorer(tmp_path / "x.html", RunView(table, {}, None, np.tile(view.z, (5, 9))), "Numbers") # more latents than are kept
+    page = context.new_page()
+    page.goto((tmp_path / "x.html").as_uri())
+    page.wait_for_selector("body[data-ready]", timeout=120_000)
+    page.fill("#search", "486272830")
+    page.press("#search", "Enter")
+    assert selected(page) == [11] and "486272830" in page.inner_text("#detail")
+    named(page, [11, 12], "a")
+    got = pd.read_csv(exported(page, "#csv", tmp_path / "l.csv"))
+    assert got.orbit.tolist() == [486_272_830, 486_272_831] and np.allclose(got.depth, table.depth[11:13], atol=1e-4)
+    (tmp_path / "odd.csv").write_text('id,label\ni20,"two\nlines"\ni21,a\u00a0b\ni22, \n', encoding="utf-8")
+    page.set_input_files("#import", tmp_path / "odd.csv")
+    page.wait_for_function("explorer.labels.done.length === 2")
+    back = read_labels(exported(page, "#csv", tmp_path / "l.csv"), table.id)
+    assert [back.of_row(i) for i in (20, 21, 22)] == ["two lines", "a b", ""]
+    (tmp_path / "twice.csv").write_text("id,label\ni1,a\ni1,b\n")
+    page.set_input_files("#import", tmp_path / "twice.csv")
+    page.wait_for_function("document.getElementById('said').textContent.includes('two labels')")
+    choose(page, range(100))
+    page.click("#like")
+    assert "first 50 of 100" in page.inner_text("#said")
+    named(page, [0], "a 1")
+    page.select_option("#by", "label")
+    page.check('[aria-label="tick a"]')
+    page.click("#split")
+    assert {*of_rows(page)} >= {"a 1", "a 2", "a 3"} and of_rows(page).count("a 1") == 1
+    page.locator("#groups button").first.click()
+    page.locator("#sheet button").first.click()
+    page.get_by_text("Select only this one").click()
+    assert len(selected(page)) == 1
+    page.close()
+
+
+def test_what_does_not_fit_is_refused(view):
+    desk = Desk(view, name_rows(start_labels(view.table.id), range(4), "dunes"))
+    desk.rows = np.arange(3)
+    for act in (lambda: desk.name(""), lambda: desk.merge(["0", "1"], " ")):
+        with pytest.raises(BadInput, match="is no name"): act()
+    twice = view._replace(footprints=pd.concat([view.footprints, view.footprints[:1]]))
+    with pytest.raises(BadInput, match="came before"): place_rows(twice)
+    with pytest.raises(BadInput, match=r"give \(N, H, W\)"): check_view(view._replace(chips={"a": np.zeros((len(view.table), 8, 8, 1), "uint8")}))
+    assert clean_name("a\u00a0 b") == "a b"
+    clusters = view.table.cluster.astype(float).where(view.table.cluster > 0)
+    assert label_table(desk.labels, clusters).rows.tolist() == [4]
+    wide = {f"p{k}": np.zeros((10, 128, 128), "uint8") for k in range(4)}
+    assert make_atlas(wide).height < 128 # as wide as a WebP can be
+    assert split_label(name_rows(desk.labels, [9], "dunes 1"), "dunes", [0, 1, 0, 1]).names == ("dunes", "dunes 1", "dunes 2", "dunes 3")

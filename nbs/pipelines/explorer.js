@@ -6,7 +6,8 @@
   const PALETTE = about.palette, KEY = "planetlab-explorer-" + about.digest;
   const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
   const columns = Object.fromEntries(Object.entries(about.columns).map(([k, c]) => [k, { values: c.values, codes: new Int32Array(bytes(c.codes).buffer) }]));
-  const numbers = Object.fromEntries(Object.entries(about.numbers).map(([k, c]) => [k, new Float32Array(bytes(c).buffer)]));
+  const numbers = Object.fromEntries(Object.entries(about.numbers).map(([k, c]) => [k, { whole: c.whole, values: new (c.whole ? Float64Array : Float32Array)(bytes(c.values).buffer) }]));
+  const told = (n, i) => !isFinite(n.values[i]) ? "" : String(n.whole ? n.values[i] : +n.values[i].toPrecision(7)); // a float32 has seven digits
   const z = about.z ? decoded(about.z) : null;
   const charts = about.charts.map(c => ({ ...c, xy: new Float32Array(bytes(c.xy).buffer), ring: new Float32Array(bytes(c.ring).buffer), start: new Int32Array(bytes(c.start).buffer), owner: new Int32Array(bytes(c.owner).buffer) }));
   let points, outlines, ringed, latents, place, chart = 0, by = about.by, spread = null, shown = 60, focus = -1;
@@ -20,16 +21,16 @@
   // ---- what is called what: the same steps as planetlab.labelling
   const labels = { codes: new Int32Array(N).fill(-1), names: [], done: [], undone: [] };
   const labelOf = i => labels.codes[i] < 0 ? "" : labels.names[labels.codes[i]];
-  const clean = name => name.replace(/[ \t]+/g, " ").trim();
+  const clean = name => String(name ?? "").replace(/[\p{Z}\p{C}]+/gu, " ").trim(); // line breaks and what cannot be printed become a space
   function change(what, rows, after) {
     const kept = [];
     for (let k = 0; k < rows.length; k++) if (labels.codes[rows[k]] !== after[k]) kept.push(k);
-    if (!kept.length) return say("Nothing to change.");
+    if (!kept.length) { table(); ready(); return say("Nothing to change."); }
     const step = { what, rows: Int32Array.from(kept, k => rows[k]), before: Int32Array.from(kept, k => labels.codes[rows[k]]), after: Int32Array.from(kept, k => after[k]) };
     step.rows.forEach((r, k) => labels.codes[r] = step.after[k]);
     labels.done.push(step);
     labels.undone = [];
-    changed(what + ".");
+    changed(what + ".", true);
   }
   function code(name) {
     if (!labels.names.includes(name)) labels.names.push(name);
@@ -44,7 +45,7 @@
     if (!last) return say(`Nothing to ${word}.`);
     last.rows.forEach((r, k) => labels.codes[r] = last[which][k]);
     labels[to].push(last);
-    changed(`${word === "undo" ? "Undone" : "Done again"}: ${last.what}.`);
+    changed(`${word === "undo" ? "Undone" : "Done again"}: ${last.what}.`, true);
   }
   function halves(rows) { // two means, begun at two far ends, as planetlab.labelling.halves
     const D = z.D, at = (i, d) => z.x[i * D + d], far = (i, c) => { let s = 0; for (let d = 0; d < D; d++) s += (at(i, d) - c[d]) ** 2; return s; };
@@ -107,11 +108,13 @@
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     if (!words.length) return [];
     const cols = Object.values(columns).map(c => ({ codes: c.codes, values: c.values.map(v => v.toLowerCase()) })), names = labels.names.map(v => v.toLowerCase());
+    const whole = Object.values(numbers).filter(n => n.whole);
     return rowsWhere(i => words.every(w => about.ids[i].toLowerCase().includes(w) || (labels.codes[i] >= 0 && names[labels.codes[i]].includes(w))
-      || cols.some(c => c.codes[i] >= 0 && c.values[c.codes[i]].includes(w))));
+      || cols.some(c => c.codes[i] >= 0 && c.values[c.codes[i]].includes(w)) || whole.some(n => told(n, i).includes(w))));
   }
+  const ASKED = 50; // images, the first that were selected
   function like(rows, n) { // nearest to any of them, of other groups where there are groups
-    const D = z.D, asked = rows.slice(0, 50), mine = new Set(rows), groups = about.apart ? columns[about.apart].codes : null;
+    const D = z.D, asked = rows.slice(0, ASKED), mine = new Set(rows), groups = about.apart ? columns[about.apart].codes : null;
     const own = new Set(groups ? asked.map(i => groups[i]) : []), found = [];
     for (let i = 0; i < N; i++) {
       if (mine.has(i) || (groups && groups[i] >= 0 && own.has(groups[i]))) continue;
@@ -145,6 +148,7 @@
       if (m.name === "graticule") m.line_color = { value: faint };
       if (m.name === "graticule-names") m.text_color = { value: quiet };
       if (m.name === "ring") m.line_color = { value: css("--ink") };
+      if (m.name === "dot" && N <= 20000) m.line_color = { value: css("--quiet") };
     }
     paint();
   }
@@ -226,8 +230,12 @@
     row("id", about.ids[i]); row("label", labelOf(i) || "none");
     if (spread) row("head says", `${labels.names[spread.codes[i]]}, ${spread.p[i].toFixed(2)}`);
     for (const [k, c] of Object.entries(columns)) if (c.codes[i] >= 0 && c.values[c.codes[i]] !== "") row(k, c.values[c.codes[i]]);
-    for (const [k, v] of Object.entries(numbers)) if (isFinite(v[i])) row(k, +v[i].toPrecision(4));
+    for (const [k, n] of Object.entries(numbers)) if (told(n, i)) row(k, told(n, i));
     box.append(list);
+    if (selected().length < 2) return;
+    const only = Object.assign(document.createElement("button"), { type: "button", textContent: "Select only this one" });
+    only.addEventListener("click", () => select([i], "One image."));
+    box.append(only);
   }
 
   // ---- the table
@@ -255,24 +263,30 @@
   // ---- in and out
   function say(text) { $("said").textContent = text; }
   const named = () => labels.codes.reduce((s, c) => s + (c >= 0), 0);
-  function keep() { try { localStorage.setItem(KEY, JSON.stringify({ names: labels.names, codes: runs(labels.codes) })); } catch { /* private window */ } }
+  let unsaved = false; // given here, and neither kept nor exported
+  function keep() {
+    try { localStorage.setItem(KEY, JSON.stringify({ names: labels.names, codes: runs(labels.codes) })); unsaved = false; }
+    catch { unsaved = true; } // a private window, or a full one
+  }
   function runs(codes) { const out = []; for (let i = 0; i < N; i++) { const l = out[out.length - 1]; if (l && l[0] === codes[i]) l[1]++; else out.push([codes[i], 1]); } return out; }
-  function recall() {
+  function recall() { // true if there were some
     try {
       const kept = JSON.parse(localStorage.getItem(KEY));
-      if (!kept || kept.codes.reduce((s, r) => s + r[1], 0) !== N) return;
+      if (!kept || kept.codes.reduce((s, r) => s + r[1], 0) !== N) return false;
       labels.names = kept.names;
       let i = 0;
       for (const [c, n] of kept.codes) { labels.codes.fill(c, i, i + n); i += n; }
-    } catch { /* private window, or nothing kept */ }
+      return true;
+    } catch { return false; } // a private window
   }
-  function changed(what) {
+  function changed(what, given) {
     spread = null;
     $("accept").disabled = true; $("spread-said").textContent = "";
     $("names").replaceChildren(...[...new Set(labels.codes)].filter(c => c >= 0).map(c => Object.assign(document.createElement("option"), { value: labels.names[c] })));
-    ready(); table(); sheet(); keep();
+    ready(); table(); sheet();
+    if (given) keep();
     if (by === "label") paint();
-    say(`${what} ${named()} of ${N} images have a label.`);
+    say(`${what} ${named()} of ${N} images have a label.${unsaved ? " This browser cannot keep them: export before you close." : ""}`);
   }
   function ready() {
     const some = selected().length > 0;
@@ -285,8 +299,9 @@
   }
   const quoted = v => { v = String(v); return /[",\r\n]/.test(v) ? `"${v.replaceAll('"', '""')}"` : v; };
   function csv() {
-    const cols = Object.keys(columns), lines = [["id", "label", ...cols].map(quoted).join(",")];
-    rowsWhere(i => labels.codes[i] >= 0).forEach(i => lines.push([about.ids[i], labelOf(i), ...cols.map(k => columns[k].codes[i] < 0 ? "" : columns[k].values[columns[k].codes[i]])].map(quoted).join(",")));
+    const said = { ...Object.fromEntries(Object.entries(columns).map(([k, c]) => [k, i => c.codes[i] < 0 ? "" : c.values[c.codes[i]]])), ...Object.fromEntries(Object.entries(numbers).map(([k, n]) => [k, i => told(n, i)])) };
+    const lines = [["id", "label", ...Object.keys(said)].map(quoted).join(",")];
+    rowsWhere(i => labels.codes[i] >= 0).forEach(i => lines.push([about.ids[i], labelOf(i), ...Object.values(said).map(f => f(i))].map(quoted).join(",")));
     return lines.join("\r\n") + "\r\n";
   }
   function json() {
@@ -296,6 +311,7 @@
     const a = Object.assign(document.createElement("a"), { href: URL.createObjectURL(new Blob([text], { type })), download: name });
     a.click();
     setTimeout(() => URL.revokeObjectURL(a.href), 1000);
+    unsaved = false;
     say(`${name}: ${named()} images. planetlab.labelling.read_labels reads it.`);
   }
   function fields(text) { // of CSV
@@ -313,10 +329,12 @@
       if (name.endsWith(".json")) pairs = JSON.parse(text).labels.map(r => [r.id, r.label]);
       else { const [top, ...rest] = fields(text), a = top.indexOf("id"), b = top.indexOf("label"); pairs = rest.map(r => [r[a], r[b]]); if (a < 0 || b < 0) throw 0; }
     } catch { return say(`${name} holds no labels; give a .csv with the columns id and label, or a .json exported here.`); }
-    pairs = pairs.filter(p => p[1]);
-    const row = new Map(about.ids.map((v, i) => [v, i])), odd = pairs.filter(p => !row.has(String(p[0])));
+    pairs = pairs.map(p => [String(p[0]), clean(p[1])]).filter(p => p[1]);
+    const row = new Map(about.ids.map((v, i) => [v, i])), odd = pairs.filter(p => !row.has(p[0])), of = new Map();
     if (odd.length) return say(`${odd.length} ids in ${name}, “${odd[0][0]}” for one, are not among these images; are these labels of another run?`);
-    change(`${pairs.length} labels from ${name}`, pairs.map(p => row.get(String(p[0]))), pairs.map(p => code(clean(p[1]))));
+    const twice = pairs.find(([id, label]) => { const known = of.get(id); of.set(id, label); return known !== undefined && known !== label; });
+    if (twice) return say(`“${twice[0]}” has two labels in ${name}; keep one line for each id.`);
+    change(`${of.size} labels from ${name}`, [...of.keys()].map(id => row.get(id)), [...of.values()].map(code));
   }
 
   // ---- what buttons do
@@ -337,7 +355,9 @@
     on("split", "click", () => {
       const [c] = ticked, rows = rowsWhere(i => labels.codes[i] === c), parts = halves(rows), name = labels.names[c];
       if (!parts[1].length) return say(`The images of “${name}” all look the same to the encoder; they cannot be split.`);
-      const to = [code(name + " 1"), code(name + " 2")], second = new Set(parts[1]);
+      const used = new Set(Array.from(new Set(labels.codes), k => k < 0 ? "" : labels.names[k])), free = [];
+      for (let k = 1; free.length < 2; k++) if (!used.has(`${name} ${k}`)) free.push(code(`${name} ${k}`));
+      const to = free, second = new Set(parts[1]);
       ticked = new Set();
       change(`“${name}” split in two`, rows, rows.map(i => to[+second.has(i)]));
     });
@@ -345,12 +365,16 @@
     on("undo", "click", () => step("done", "undone", "before", "undo"));
     on("redo", "click", () => step("undone", "done", "after", "redo"));
     on("none", "click", () => select([], "Nothing selected."));
-    on("like", "click", () => { const asked = selected(), found = like(asked, 24); shown = 60; select(found, `${found.length} images most like the ${asked.length} that were selected${about.apart ? `, of another ${about.apart}` : ""}.`); });
+    on("like", "click", () => { const asked = selected(), found = like(asked, 24); shown = 60; select(found, `${found.length} images most like ${asked.length > ASKED ? `the first ${ASKED} of` : "the"} ${asked.length} that were selected${about.apart ? `, of another ${about.apart}` : ""}.`); });
     on("spread", "click", () => {
-      spread = head();
-      if (!spread) return say("Give two names or more; a head needs something to tell apart.");
-      by = $("by").value = "label";
-      paint(); table(); offer();
+      say("Learning from your names …");
+      $("spread").disabled = true;
+      setTimeout(() => { // after the words are seen
+        spread = head();
+        by = $("by").value = "label";
+        paint(); table(); offer(); ready();
+        say(`A head learned ${spread.n} of your names.`);
+      }, 30);
     });
     on("least", "input", () => { if (spread) { paint(); offer(); } });
     on("accept", "click", () => {
@@ -371,6 +395,8 @@
       if ((e.ctrlKey || e.metaKey) && e.key.toLowerCase() === "z") { e.preventDefault(); $(e.shiftKey ? "redo" : "undo").click(); }
       if (e.key === "Escape") $("none").click();
     });
+    addEventListener("storage", e => { if (e.key === KEY) say("These labels were changed in another tab; reload before you go on, or the last to write wins."); });
+    addEventListener("beforeunload", e => { if (unsaved) e.preventDefault(); });
     dark.addEventListener("change", () => { theme(); table(); outline(); });
   }
   function offer() {
@@ -387,13 +413,13 @@
     $("chart-choice").hidden = charts.length < 2;
     $("heading").hidden = $("like").hidden = $("split").hidden = !z;
     for (const [n, c] of about.labels) { labels.names.push(n); for (const i of c) labels.codes[i] = labels.names.length - 1; }
-    recall();
+    const back = recall();
     listen();
     if (place) showChart(); else $("place").hidden = true;
     points.selected.connect(points.selected.properties.indices.change, () => { shown = 60; ready(); sheet(); table(); detail(selected().length === 1 ? selected()[0] : -1); if (selected().length > 1) say(`${selected().length} images selected.`); });
     fit(latents, $("latent-map"), about.box);
     theme();
-    changed(`${N} images.`);
+    changed(back ? `${N} images, and the labels that this browser kept.` : `${N} images.`);
     if (about.example >= 0) detail(about.example);
     requestAnimationFrame(() => { document.body.dataset.ready = performance.now().toFixed(0); });
   }
