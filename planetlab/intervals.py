@@ -8,6 +8,8 @@ __all__ = ['draw_groups', 'limits']
 # %% ../nbs/21a_intervals.ipynb #7c200881
 import numpy as np
 
+from .core import BadInput
+
 # %% ../nbs/21a_intervals.ipynb #6e772985
 def draw_groups(
     n_groups: int, # How many there are
@@ -16,6 +18,7 @@ def draw_groups(
     rng: np.random.Generator, # Source of every draw
 ) -> np.ndarray: # (draws, n_groups) int, how often each group is drawn; every row adds up to n_groups
     "Bootstrap samples of groups"
+    if n_groups < 1 or draws < 1: raise BadInput(f"{n_groups} groups and {draws} draws; give one of each, or more")
     return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=draws)
 
 # %% ../nbs/21a_intervals.ipynb #3772171a
@@ -24,6 +27,7 @@ def limits(
     n_groups: int,     # How many were drawn from; of one nothing is known
 ) -> np.ndarray: # (2, R) 2.5 and 97.5 percent points of what is defined; NaN where nothing is
     "95 % interval of each column"
+    if np.ndim(drawn) != 2: raise BadInput(f"scores of shape {np.shape(drawn)}; give a row per sample and a column per score, drawn[:, None] for one score")
     out = np.full((2, drawn.shape[1]), np.nan)
     seen = np.isfinite(drawn)
     for r in np.flatnonzero(seen.any(0) & (n_groups > 1)): out[:, r] = np.percentile(drawn[seen[:, r], r], [2.5, 97.5])
