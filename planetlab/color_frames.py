@@ -132,7 +132,7 @@ class _Spread(nn.Module):
         if s == 1: return self.model.chroma(small)
         return F.interpolate(self.model.chroma(small), scale_factor=s, mode="bilinear")[..., :h, :w]
 
-
+# %% ../nbs/24b_color_frames.ipynb #39607e68
 CHROMA = ("a*", "b*") # What a colorizer says of each pixel
 
 

@@ -91,7 +91,7 @@ class Done(NamedTuple):
     note: str     # Why not, or what was done besides
     failed: bool  # It could not be read
 
-
+# %% ../nbs/55_colorize.ipynb #e960531a
 def _invented(path: Path) -> bool: # Whether a file says so; one that cannot be read says nothing, and is named later
     try: return path.suffix.lower() == ".png" and is_synthetic(path)
     except Corrupt: return False

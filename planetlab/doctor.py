@@ -41,7 +41,7 @@ def _unmet(wanted: list[Requirement]) -> list[str]: # What is missing or too old
     return [f"{r.name} {have[r.name] or 'missing'}{f', wanted {r.specifier}' if have[r.name] else ''}"
             for r in wanted if not have[r.name] or not r.specifier.contains(have[r.name], prereleases=True)]
 
-
+# %% ../nbs/61d_doctor.ipynb #6f2e63a1
 def check_requirements(
     declared: list[str] | None = None, # Requirements with markers; those of the installed planetlab if None
 ) -> Iterator[Finding]:
@@ -107,7 +107,7 @@ def _folder(path: Path) -> str: # It can be written to, and has room
     if free < 2: raise PlanetlabError(f"{free:.1f} GB free at {there}; a run wants 2 GB: make room or stand elsewhere")
     return f"{path} can be written to, {free:.0f} GB free"
 
-
+# %% ../nbs/61d_doctor.ipynb #0f4a7a8a
 def _try(
     what: str,                # Looked at
     work: Callable[[], str],  # Says what it saw, or raises

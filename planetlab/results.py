@@ -27,7 +27,7 @@ def to_numbers(
 
 # %% ../nbs/46_results.ipynb #b0cf3e8f
 def say_number(
-    value: float,
+    value: float, # What is said
     low: float | None = None,  # End of its interval, if there is one
     high: float | None = None, # The other end
     form: str = ".2f",         # How each is written
