@@ -93,8 +93,8 @@ def iter_numbers(
 def measures(
     metrics: dict, # As `iter_numbers` takes it
 ) -> pd.DataFrame: # One row per measure, indexed by where it stood: value, low, high, n
-    "Every number with an interval, as a table"
-    rows = {(" / ".join(path[:-1]), path[-1]): found for path, found in iter_numbers(metrics) if "low" in found}
+    "Every number with an interval, as a table; what is undefined is in it, what has no interval for want of groups is not"
+    rows = {(" / ".join(path[:-1]), path[-1]): found for path, found in iter_numbers(metrics) if "low" in found and (found["low"] is not None or found["value"] is None)}
     table = pd.DataFrame(list(rows.values()), columns=["value", "low", "high", "n"]).astype(float)
     table.index = pd.MultiIndex.from_tuples(list(rows), names=["of", "measure"])
     return table
@@ -116,7 +116,7 @@ def holds(
 ) -> pd.DataFrame: # One row per published measure: value, low, high, now, holds
     "Whether each published number lies where it was said to"
     table = measures(result["metrics"])
-    if table.empty: raise BadInput("the result has no number with an interval, so nothing can be checked; write `x_low` and `x_high` beside x, or `value`, `low` and `high` under its name")
+    if table.empty: raise BadInput("the result has no number with an interval, so nothing can be checked: one group of ground has none; otherwise write `x_low` and `x_high` beside x, or `value`, `low` and `high` under its name")
     table["now"] = measures(metrics).value.reindex(table.index)
     slack = 1e-9
     table["holds"] = table.now.between(table.low - slack, table.high + slack) | (table.now.isna() & table.value.isna())
