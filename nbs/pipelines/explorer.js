@@ -70,7 +70,7 @@
     if (K < 2) return null;
     let rows = [];
     for (const c of used) {
-      const here = rowsWhere(i => labels.codes[i] === c), step = Math.max(1, here.length / 1000);
+      const here = rowsWhere(i => labels.codes[i] === c), step = Math.max(1, here.length / Math.max(50, 3000 / K)); // 3000 rows in all, evenly taken: some seconds
       for (let k = 0; k < here.length; k += step) rows.push([here[Math.floor(k)], used.indexOf(c)]);
     }
     const n = used.map((_, k) => rows.filter(r => r[1] === k).length), weight = n.map(v => rows.length / K / v);
