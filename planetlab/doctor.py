@@ -7,8 +7,8 @@ __all__ = ['EXTRAS', 'Finding', 'check_requirements', 'examine']
 
 # %% ../nbs/61d_doctor.ipynb #6ec345ac
 import importlib.metadata
-import re
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
