@@ -45,8 +45,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         if length != "none": self.send_header("Content-Length", str(len(body) if length is None else length))
         self.end_headers()
+        self.server.sent += len(body[:stop]) # before the last byte can arrive
         self.wfile.write(body[:stop])
-        self.server.sent += len(body[:stop])
 
     def whole(self, body=BODY, stop=None, ranges=True, slow=0, **headers):
         "An honest server, that may stop"
@@ -288,7 +288,6 @@ def slowly(h):
     h.end_headers()
     for i in range(start, len(BODY), 20_000):
         h.wfile.write(BODY[i:i + 20_000])
-        h.server.sent += 20_000
         time.sleep(0.01)
 
 
