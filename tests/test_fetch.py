@@ -169,7 +169,7 @@ def test_retry_after_is_honoured(server, tmp_path, waits, wait, when):
     text = when if isinstance(when, str) else when()
     server.acts["/x"] = [lambda h: h.reply(429, Retry_After=text), Handler.whole]
     get(remote(server), tmp_path)
-    assert wait - 2 < waits[0] <= wait and len(waits) == 1 and visible(tmp_path) == ["x.bin"]
+    assert (waits[0] == wait if isinstance(when, str) else wait - 6 < waits[0] <= wait) and len(waits) == 1 and visible(tmp_path) == ["x.bin"]
 
 
 def test_pauses_double_and_begin_anew_with_each_new_byte(server, tmp_path, waits):
@@ -187,7 +187,8 @@ def test_an_answer_that_may_pass_is_waited_out_and_one_that_stays_is_told(server
     assert visible(tmp_path) == [] and len(server.asked) == 3 + bool(after)
     server.acts["/x"] = [lambda h: h.reply(status), Handler.whole]
     get(remote(server), tmp_path)
-    assert (tmp_path / "x.bin").read_bytes() == BODY and server.sent == len(BODY)
+    assert (tmp_path / "x.bin").read_bytes() == BODY
+    assert server.sent == len(BODY)
 
 
 @pytest.mark.parametrize("text", ["soon", "-5", "²", "", "Mon, 99 Jan 99999 00:00:00 GMT", "0"])
@@ -234,8 +235,8 @@ def test_a_redirect_and_a_unicode_name(server, tmp_path, monkeypatch):
 
 
 def test_silence_is_not_waited_out(server, tmp_path):
-    server.acts["/x"] = [lambda h: time.sleep(0.6), Handler.whole]
-    get(remote(server), tmp_path, timeout_s=0.2)
+    server.acts["/x"] = [lambda h: time.sleep(3), Handler.whole]
+    get(remote(server), tmp_path, timeout_s=1)
     assert visible(tmp_path) == ["x.bin"]
 
 
