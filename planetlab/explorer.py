@@ -20,7 +20,7 @@ from rasterio.crs import CRS
 
 from .bodies import Body, datum_of
 from .core import BadInput, PlanetlabError, need
-from .desk import Desk, Places, check_view, column_apart, latents_of, more_like, place_rows, search_words, split_in_two
+from .desk import Desk, Places, check_view, column_apart, columns_of_words, latents_of, more_like, place_rows, search_words, split_in_two
 from .explore import RunView, thumbnail
 from .footprint_map import Chart, graticule, project, project_outlines
 from .labelling import Labels, accept_spread, label_table, name_rows, read_labels, redo, spread_labels, start_labels, undo, write_labels
@@ -124,10 +124,9 @@ class _Screen:
 
     def __post_init__(self):
         w, codes, t = self.w, self.desk.groups()[0], self.desk.view.table
-        words = [c for c in t if c not in ("id", "label") and pd.api.types.is_scalar(t[c].iloc[0]) and t[c].dtype.kind != "f" and t[c].nunique() <= 60]
         self.plots = [_scatter(t[["map_x", "map_y"]].to_numpy(float), t.id, codes, None)] + [_chart_plot(self.places, c, t.id, codes) for c in (self.places.charts if self.places else ())]
         self.told, self.sheet, self.groups = w.HTML(), w.HTML(), w.HTML()
-        self.by = w.Dropdown(options=[*dict.fromkeys([*(["cluster"] if "cluster" in t else []), *words]), "label"], value=self.desk.by, description="group by")
+        self.by = w.Dropdown(options=[*dict.fromkeys([*(["cluster"] if "cluster" in t else []), *columns_of_words(t, 60)]), "label"], value=self.desk.by, description="group by")
         self.chosen = w.SelectMultiple(rows=6, description="groups")
         self.name, self.words = w.Combobox(placeholder="what is it?", description="name"), w.Text(placeholder="id or any word", description="search", continuous_update=False)
         self.least = w.FloatSlider(0.9, min=0.5, max=1.0, step=0.05, description="from p ≥")

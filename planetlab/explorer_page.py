@@ -22,7 +22,7 @@ from sklearn.decomposition import PCA
 
 from .bodies import Body
 from .core import atomic, digest
-from .desk import check_view, column_apart, place_rows
+from .desk import check_view, column_apart, columns_of_words, place_rows
 from .explore import RunView, thumbnail
 from .footprint_map import Chart, graticule, project, project_outlines
 from .labelling import Labels
@@ -76,13 +76,14 @@ def _b64(a) -> str: return base64.b64encode(np.ascontiguousarray(a).tobytes()).d
 
 def _columns(table: pd.DataFrame) -> tuple[dict, dict]: # Of words, of numbers
     "What is said of each row, by kind"
-    words, numbers, apart = {}, {}, column_apart(table)
+    words, numbers, apart, told = {}, {}, column_apart(table), columns_of_words(table)
     for name in (c for c in table if c not in _KEPT_BACK):
         values = table[name]
-        if name != apart and (values.dtype.kind == "f" or values.dtype.kind in "iu" and values.nunique() > 1000): numbers[name] = {"whole": values.dtype.kind in "iu", "values": _b64(values.to_numpy("float64" if values.dtype.kind in "iu" else "float32"))}
-        elif pd.api.types.is_scalar(values.iloc[0]):
+        whole = values.dtype.kind in "iu"
+        if name in told and (name == apart or not whole or values.nunique() <= 1000):
             codes, kept = pd.factorize(values, sort=values.dtype.kind in "iub")
             words[name] = {"codes": _b64(codes.astype("int32")), "values": [str(v) for v in kept]}
+        elif values.dtype.kind in "iuf": numbers[name] = {"whole": whole, "values": _b64(values.to_numpy("float64" if whole else "float32"))}
     return words, numbers
 
 # %% ../nbs/61c_explorer_page.ipynb #5043218d

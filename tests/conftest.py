@@ -3,6 +3,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,21 @@ RASTERS = [DATA / "planetary_rasters" / f for f in (
     "AS15-M-0295_SML_geo.tif", "Lunar_LRO_LOLA_Shade_MAP2_90.0N20.0_LAMB.tif", "Mars_MGS_MOLA_ClrShade_MAP2_0.0N0.0_MERC.tif",
     "mars_topo_sh110_west_eqc.tif", "mars_topo_sh110_west_longlat.tif")]
 PLANETLAB = Path(sys.executable).parent / "planetlab"
+CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+CONTRAST = """() => { // text that stands too little out from what is behind it, WCAG 2.1 AA
+  const rgb = c => (c.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const lum = c => c.slice(0, 3).map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0.99) return c; } return [255, 255, 255]; };
+  const poor = new Map(), walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let n; n = walker.nextNode();) {
+    const e = n.parentElement;
+    if (!n.data.trim() || e.closest('svg, script, style, [hidden], :disabled') || !e.getClientRects().length) continue;
+    const s = getComputedStyle(e), px = parseFloat(s.fontSize), big = px >= 24 || (px >= 18.66 && s.fontWeight >= 700);
+    const [a, b] = [lum(rgb(s.color)), lum(behind(e))].sort((x, y) => y - x), ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < (big ? 3 : 4.5)) poor.set(s.color + ' on ' + behind(e), n.data.trim().slice(0, 30) + ' ' + ratio.toFixed(2));
+  }
+  return [...poor].map(p => p.join(': '));
+}"""
 
 
 def command(*args, cwd, **kwargs):
@@ -39,6 +55,17 @@ def command_here(*args, cwd):
 @pytest.fixture
 def planetlab(tmp_path):
     return lambda *args, **kwargs: command(*args, **{"cwd": tmp_path, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "Debian's Chromium, drawing in software"
+    api = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TESTS: no Playwright; pip install planetlab[dev]")
+    if CHROMIUM is None: pytest.skip("NO BROWSER TESTS: no Chromium on this machine; apt-get install chromium")
+    with api.sync_playwright() as p:
+        found = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"])
+        yield found
+        found.close()
 
 
 def real(name):

@@ -2,7 +2,6 @@
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -10,29 +9,18 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import CONTRAST, ROOT
 
-CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
-if not CHROMIUM: pytest.skip("no Chromium on this machine: apt-get install chromium", allow_module_level=True)
-sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install planetlab[dev]")
 PAGES = ("index.html", "runs.html", "sizes.html", "guides/gallery.html", "guides/glossary.html", "pipelines/venus.html", "stories/bad_input.html")
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(chromium):
+def visit(browser):
     "Opens a file as a reader without network does; whatever goes wrong in the page fails the test at its end"
     wrong, contexts = [], []
 
     def go(path, width=1280, dark=False):
-        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", offline=True)
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", offline=True)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type in ("error", "warning") else None)
@@ -54,20 +42,6 @@ def pictures_missing(page):
 
 
 WIDE = "document.documentElement.scrollWidth - innerWidth"
-CONTRAST = """() => {
-  const rgb = c => (c.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
-  const lum = c => c.slice(0, 3).map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0.99) return c; } return [255, 255, 255]; };
-  const poor = new Map(), walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let n; n = walker.nextNode();) {
-    const e = n.parentElement;
-    if (!n.data.trim() || e.closest('svg, script, style, [hidden]') || !e.getClientRects().length) continue;
-    const s = getComputedStyle(e), px = parseFloat(s.fontSize), big = px >= 24 || (px >= 18.66 && s.fontWeight >= 700);
-    const [a, b] = [lum(rgb(s.color)), lum(behind(e))].sort((x, y) => y - x), ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < (big ? 3 : 4.5)) poor.set(s.color + ' on ' + behind(e), n.data.trim().slice(0, 30) + ' ' + ratio.toFixed(2));
-  }
-  return [...poor].map(p => p.join(': '));
-}"""
 UNNAMED = """() => [...document.querySelectorAll('img, input, button, a, nav, svg')].filter(e => e.getClientRects().length &&
   !(e.alt || e.ariaLabel || e.textContent.trim() || e.closest('[role=img]') || e.title)).map(e => e.outerHTML.slice(0, 80))"""
 
@@ -151,7 +125,7 @@ def free_port():
         return s.getsockname()[1]
 
 
-def test_a_pipeline_runs_in_jupyterlab(chromium, tmp_path):
+def test_a_pipeline_runs_in_jupyterlab(browser, tmp_path):
     "As a person does it: open the notebook, Run All Cells, and see its product"
     pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install planetlab[lab]")
     from planetlab.runs import find_pipeline, read_preset
@@ -170,7 +144,7 @@ def test_a_pipeline_runs_in_jupyterlab(chromium, tmp_path):
             with socket.socket() as s:
                 if not s.connect_ex(("127.0.0.1", port)): break
             time.sleep(0.25)
-        page = chromium.new_page()
+        page = browser.new_page()
         page.goto(f"http://127.0.0.1:{port}/lab/tree/run.ipynb", timeout=120_000)
         page.get_by_text("| Idle").wait_for(timeout=120_000) # what is run before the kernel is there is not run
         page.get_by_role("menuitem", name="Run", exact=True).click()

@@ -1,13 +1,13 @@
 "Labels with a past, maps without seams, and the one-file explorer in a real browser without a network"
 import io
 import re
-import shutil
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from conftest import CONTRAST
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -183,19 +183,6 @@ def test_more_like_answers_with_other_groups_only():
 
 
 # ---- in a browser
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TESTS of the explorer: playwright is not installed")
-    if CHROMIUM is None: pytest.skip("NO BROWSER TESTS of the explorer: there is no chromium on this machine")
-    with api.sync_playwright() as p:
-        found = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"])
-        yield found
-        found.close()
-
-
 @pytest.fixture
 def context(browser):
     "A browser that knows nothing yet"
@@ -376,20 +363,12 @@ def test_everything_by_keyboard(page, view):
     assert bare == []
 
 
-CONTRAST = """() => { const lum = c => { const v = c.match(/[\\d.]+/g).slice(0, 3).map(x => x / 255).map(x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * v[0] + 0.7152 * v[1] + 0.0722 * v[2]; };
-  const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$|transparent/.test(c)) return c; } return getComputedStyle(document.body).backgroundColor; };
-  return [...document.querySelectorAll("h1, h2, p, label, button:not(:disabled), input, select, th, td, td button, figcaption, dt, dd")].filter(e => e.offsetParent && !e.closest(".plot")).map(e => {
-    const [a, b] = [lum(getComputedStyle(e).color), lum(ground(e))].sort((x, y) => y - x); return [(a + 0.05) / (b + 0.05), e.tagName + " " + e.textContent.slice(0, 20)]; }); }"""
-
-
 def test_readable_on_a_phone_in_light_and_dark(page):
     choose(page, [3])
     try:
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
-            worst = min(page.evaluate(CONTRAST))
-            assert worst[0] >= 4.5, worst
+            assert not page.evaluate(CONTRAST)
             page.wait_for_function("Bokeh.documents[0].get_model_by_name('latents').background_fill_color === getComputedStyle(document.documentElement).getPropertyValue('--paper').trim()")
         page.set_viewport_size({"width": 390, "height": 844})
         page.wait_for_function("document.documentElement.scrollWidth <= 390")
