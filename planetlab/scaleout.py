@@ -24,13 +24,14 @@ def connect(
     address: str | None = None, # Of a running scheduler, "tcp://host:8786"; workers on this machine if None
     workers: int = 2,           # Processes on this machine
     memory: str = "2GiB",       # Of each process, beyond which it is started anew
+    wait_s: float = 10,         # For an answer, s
 ) -> Iterator: # A `distributed.Client`, for `client=`
     "Workers for long jobs"
     distributed = need("distributed", "scale")
     try:
         if address: cluster = None
         else: cluster = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=memory, dashboard_address=None, silence_logs=50)
-        with distributed.Client(address or cluster, timeout=10) as client: yield client
+        with distributed.Client(address or cluster, timeout=wait_s) as client: yield client
     except (OSError, TimeoutError) as e:
         if address and not isinstance(e, CannotWrite): raise BadInput(f"no scheduler at {address}: {e}; start one with `dask scheduler`") from e
         raise

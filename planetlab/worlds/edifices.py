@@ -34,14 +34,16 @@ def _flows(
     rng: np.random.Generator, # Source of every draw
 ) -> np.ndarray: # (h, w) dB
     "Lava flows: long ones first, shorter and younger ones over them, each with a rough edge"
-    db = np.zeros_like(rho)
+    db = np.zeros(rho.shape)
     for length in np.sort(rng.uniform(*reach, n))[::-1]:
+        reached = (rho > 0.05) & (rho < 1.11 * length) # no fray goes beyond
+        r, az = rho[reached], azimuth[reached]
         start, half = rng.uniform(-np.pi, np.pi), rng.uniform(0.05, 0.22)
-        bend = start + rng.normal(0, 0.25) * rho + 0.12 * np.sin(rho * rng.uniform(4, 9) + rng.uniform(0, 6))
-        across = np.abs((azimuth - bend + np.pi) % (2 * np.pi) - np.pi) / (half * (0.5 + rho))
-        fray = 0.1 * np.sin(azimuth * rng.integers(25, 70) + rng.uniform(0, 6))
-        here = (across < 1) & (rho < length * (1 - 0.3 * across**2 + fray)) & (rho > 0.05)
-        db = np.where(here, rng.normal(0.8, 2) + 1.2 * (across > 0.75), db)
+        bend = start + rng.normal(0, 0.25) * r + 0.12 * np.sin(r * rng.uniform(4, 9) + rng.uniform(0, 6))
+        across = np.abs((az - bend + np.pi) % (2 * np.pi) - np.pi) / (half * (0.5 + r))
+        fray = 0.1 * np.sin(az * rng.integers(25, 70) + rng.uniform(0, 6))
+        here = (across < 1) & (r < length * (1 - 0.3 * across**2 + fray))
+        db[reached] = np.where(here, rng.normal(0.8, 2) + 1.2 * (across > 0.75), db[reached])
     return db
 
 # %% ../../nbs/07_worlds.edifices.ipynb #1dd4c836
