@@ -7,7 +7,7 @@ __all__ = ['FastKMeans', 'Many', 'assign_many', 'fit_many', 'Placed']
 
 # %% ../nbs/41a_scale.ipynb #ed12a178
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import joblib
@@ -20,7 +20,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.utils import check_random_state
 from sklearn.utils.random import sample_without_replacement
 from sklearn.utils.validation import check_is_fitted, validate_data
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from .cluster import Clusters, Reduction, assign, fit_clusters, fit_reduction
 from .core import BadInput
@@ -37,9 +37,14 @@ def _chunks(
         yield np.asarray(rows if shift is None else rows - shift, "float32")
 
 # %% ../nbs/41a_scale.ipynb #3c6d0f79
+@lru_cache(maxsize=1)
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController() # looking for them takes longer than a small fit
+
+
 def _within_quota(): # A context
     "No more threads than the quota of this process allows, and no more than were set"
-    return threadpool_limits({lib["prefix"]: min(joblib.cpu_count(), lib["num_threads"]) for lib in threadpool_info()})
+    return _libraries().limit(limits={lib["prefix"]: min(joblib.cpu_count(), lib["num_threads"]) for lib in _libraries().info()})
 
 # %% ../nbs/41a_scale.ipynb #19e0ccc5
 def _nearest(
