@@ -62,7 +62,7 @@ def check_view(
     if flat := {n: np.shape(c) for n, c in view.chips.items() if not (np.ndim(c) == 3 or np.ndim(c) == 4 and np.shape(c)[3] == 3)}: raise BadInput(f"chips of shape {flat}; give (N, H, W) or (N, H, W, 3)")
     if view.z is not None and not np.isfinite(view.z).all(): raise BadInput("latents hold NaN or infinity; leave out rows that have none")
 
-
+# %% ../nbs/60f_desk.ipynb #8bbfabe3
 def column_apart(
     table: pd.DataFrame, # Of a view
 ) -> str | None: # A column of it
