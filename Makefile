@@ -12,8 +12,8 @@ demo: .venv/base.done  ## Run the Venus pipeline on a procedural Venus
 
 test: .venv/dev.done  ## Everything that has to pass
 	$(BIN)/python tools/unchanged.py $(BIN)/nbdev_export $(BIN)/nbdev_clean
-	OMP_NUM_THREADS=1 timeout 20m $(BIN)/nbdev_test --n_workers 3
-	timeout 20m $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder tests
+	OMP_NUM_THREADS=1 timeout 20m $(BIN)/nbdev_test --n_workers 2
+	timeout 20m $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 lab: .venv/lab.done  ## JupyterLab on the book
 	$(BIN)/jupyter lab nbs/index.ipynb

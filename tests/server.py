@@ -153,11 +153,9 @@ class Handler(BaseHTTPRequestHandler):
             s.times[parts.path].append(time.monotonic())
             body = s.body_of(unquote(parts.path), {k: v[0] for k, v in parse_qs(parts.query).items()})
         mood = s.mood(self.path if parts.query else parts.path, nth)
-        try:
-            time.sleep(mood.latency)
-            self.send(mood, HTML if body is None else body, 404 if body is None else mood.status)
-        finally:
-            with s.lock: s.now -= 1
+        time.sleep(mood.latency)
+        with s.lock: s.now -= 1 # before the last byte can arrive, and with it the next request
+        self.send(mood, HTML if body is None else body, 404 if body is None else mood.status)
 
     def send(self, mood, body, status):
         body = body if mood.body is None and status == 200 else mood.body or b""
